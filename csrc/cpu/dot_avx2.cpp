@@ -1,0 +1,55 @@
+// Dot products with AVX2, FMA and F16C: two registers of 8 lanes, 2 x 2 rows at a time.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "similarity.h"
+
+#define TOKENPRUNE_TARGET __attribute__((target("avx2,fma,f16c")))
+#define TOKENPRUNE_INLINE TOKENPRUNE_TARGET __attribute__((always_inline)) static inline
+
+namespace tokenprune::cpu::avx2 {
+
+constexpr int kBlock = 2;
+
+struct Lanes {
+  __m256 low, high;
+
+  TOKENPRUNE_INLINE Lanes zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+
+  TOKENPRUNE_INLINE __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+  TOKENPRUNE_INLINE __m256 load8(const BFloat16* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  TOKENPRUNE_INLINE __m256 load8(const Half* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
+  template <class T>
+  TOKENPRUNE_INLINE Lanes load(const T* p) {
+    return {load8(p), load8(p + 8)};
+  }
+  template <class T>
+  TOKENPRUNE_INLINE Lanes load_tail(const T* p, std::int64_t count) {
+    T padded[kLanes] = {};
+    std::copy_n(p, count, padded);
+    return load(padded);
+  }
+
+  TOKENPRUNE_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  TOKENPRUNE_INLINE Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+
+  TOKENPRUNE_TARGET __attribute__((always_inline)) inline void store(float* p) const {
+    _mm256_store_ps(p, low);
+    _mm256_store_ps(p + 8, high);
+  }
+};
+
+#include "dot_tile.inc"
+
+}  // namespace tokenprune::cpu::avx2
+
+#endif

@@ -1,0 +1,34 @@
+// IDPruner (Tan et al., arXiv 2602.13315): MMR on importance scaled to [0, 1] over the item's finite rows.
+#pragma once
+
+#include "mmr.h"
+
+namespace tokenprune::cpu {
+
+// Every operation is rounded to float32, so that relevances have the same bits on every backend.
+template <class T>
+std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
+  float minimum = kInfinity, maximum = -kInfinity;
+  for (std::int64_t i = 0; i < item.rows.count; ++i) {
+    if (item.state[i] != RowState::candidate) continue;
+    minimum = std::min(minimum, importance[i]);
+    maximum = std::max(maximum, importance[i]);
+  }
+  std::vector<float> relevance(item.rows.count, 0.0f);
+  const float range = maximum - minimum;
+  if (!std::isfinite(range)) return relevance;
+  const float scale = range + 1e-6f;
+  for (std::int64_t i = 0; i < item.rows.count; ++i)
+    if (item.state[i] == RowState::candidate) relevance[i] = (importance[i] - minimum) / scale;
+  return relevance;
+}
+
+template <class T, class Parallel>
+void idpruner(const Rows<T>& rows, const float* importance, double lam, std::int64_t k, std::int64_t offset,
+              std::int64_t* indices, float* scores, Parallel& parallel) {
+  Item<T> item = prepare(rows, importance, parallel);
+  const std::vector<float> relevance = relevance_of(importance, item);
+  greedy(item, Mmr(relevance.data(), lam), k, offset, indices, scores, parallel);
+}
+
+}  // namespace tokenprune::cpu

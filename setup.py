@@ -1,0 +1,87 @@
+"""Builds the extension tokenprune_kernels._C. Everything else about the package is in pyproject.toml.
+
+TOKENPRUNE_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer (see `make sanitize`).
+"""
+
+import ast
+import os
+from pathlib import Path
+
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+ROOT = Path(__file__).parent
+GENERATED = ROOT / "build" / "generated"
+SANITIZE = os.environ.get("TOKENPRUNE_SANITIZE") == "1"
+
+COMPILE_FLAGS = [
+    "-std=c++17",
+    "-O2" if SANITIZE else "-O3",
+    "-ffp-contract=off",  # a similarity and a score round the same way wherever the compiler inlines them
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-maybe-uninitialized",  # GCC 12 raises it inside its own AVX-512 intrinsics
+    "-Werror=return-type",
+]
+LINK_FLAGS = []
+if SANITIZE:
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+    COMPILE_FLAGS += flags
+    LINK_FLAGS += flags
+else:
+    COMPILE_FLAGS.append("-g0")  # Python's own flags ask for debug information
+
+
+def write_operators_header() -> None:
+    """Hands the declaration's namespace and schemas to C++ as the macros of build/generated/operators.h."""
+    declaration = ast.parse((ROOT / "tokenprune_kernels" / "declaration.py").read_text())
+    namespace = None
+    operators = []
+    for node in declaration.body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "NAMESPACE":
+            namespace = ast.literal_eval(node.value)
+        if isinstance(node, ast.FunctionDef) and node.decorator_list:
+            operators.append((node.name, ast.literal_eval(node.decorator_list[0].args[0])))
+    if namespace is None or not operators:
+        raise RuntimeError("tokenprune_kernels/declaration.py: expected NAMESPACE and declared operators")
+    lines = [
+        "#pragma once",
+        f"#define TOKENPRUNE_NATIVE_NAMESPACE {namespace}_native",
+        "#define TOKENPRUNE_OPERATORS(define) \\",
+        *(f'  define({name}, "{arguments}") \\' for name, arguments in operators),
+    ]
+    text = "\n".join(lines) + "\n\n"
+    header = GENERATED / "operators.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    if not header.exists() or header.read_text() != text:  # an untouched header keeps rebuilds incremental
+        header.write_text(text)
+
+
+class Build(BuildExtension):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # The one place for objects, so that `pip install -e .` and `make build` share an incremental build.
+        self.build_temp = str(ROOT / "build" / "objects")
+
+    def run(self) -> None:
+        write_operators_header()
+        super().run()
+
+
+HEADERS = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inc"), GENERATED / "operators.h"]
+sources = ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp"))]
+
+setup(
+    ext_modules=[
+        CppExtension(
+            "tokenprune_kernels._C",
+            sources,
+            depends=[str(path) for path in HEADERS],
+            include_dirs=[str(GENERATED)],
+            extra_compile_args=COMPILE_FLAGS,
+            extra_link_args=LINK_FLAGS,
+        )
+    ],
+    cmdclass={"build_ext": Build},
+)

@@ -1,0 +1,144 @@
+"""The command line: ``python -m tokenprune_kernels prune IMAGE`` and ``python -m tokenprune_kernels info``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, NoReturn
+
+from . import importance, pictures
+from .dispatch import build_info
+from .selectors import prune
+
+METHODS = ("divprune", "idpruner", "mmr")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: what follows ``python -m tokenprune_kernels``; by default that of this process.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        SystemExit: with code 2, after one line on stderr that says what was expected and what came.
+    """
+    parser = _Parser(prog="python -m tokenprune_kernels", description="Exact selection of visual tokens.")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    _add_prune(commands)
+    _add_info(commands)
+    options, surplus = parser.parse_known_args(arguments)
+    if surplus:
+        parser.error(f"expected no further arguments, got {' '.join(surplus)}")
+    if not hasattr(options, "run"):
+        parser.error(f"expected a command, one of {', '.join(commands.choices)}, got none")
+    try:
+        options.run(options)
+    except (ImportError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    return 0
+
+
+def _add_prune(commands: Any) -> None:
+    command = commands.add_parser("prune", help="prune a picture's patches and draw the ones that are kept")
+    command.add_argument("image", metavar="IMAGE", help="a picture file")
+    command.add_argument(
+        "--keep", type=_keep_ratio, default=0.1, metavar="RATIO", help="share of patches to keep, in (0, 1] (0.1)"
+    )
+    command.add_argument(
+        "--method", type=_method, default="divprune", metavar="METHOD", help=f"one of {', '.join(METHODS)} (divprune)"
+    )
+    command.add_argument(
+        "--lam",
+        type=_lam,
+        metavar="SHARE",
+        help="share of importance, the token norm, against diversity, in [0, 1] (0.5); not with divprune",
+    )
+    command.add_argument("--out", default="kept.png", metavar="FILE", help="the picture to write (kept.png)")
+    command.set_defaults(run=_prune)
+
+
+def _add_info(commands: Any) -> None:
+    command = commands.add_parser("info", help="what is installed and what can run here")
+    command.set_defaults(run=_info)
+
+
+def _keep_ratio(text: str) -> float:
+    ratio = _number(text)
+    if not 0.0 < ratio <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a ratio in (0, 1], got {text!r}")
+    return ratio
+
+
+def _lam(text: str) -> float:
+    share = _number(text)
+    if not 0.0 <= share <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share in [0, 1], got {text!r}")
+    return share
+
+
+def _number(text: str) -> float:
+    """The number that the text is, or NaN, which is in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _method(text: str) -> str:
+    if text not in METHODS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(METHODS)}, got {text!r}")
+    return text
+
+
+def _prune(options: argparse.Namespace) -> None:
+    if options.method == "divprune" and options.lam is not None:
+        raise ValueError("argument --lam: expected a method with importance, idpruner or mmr, got divprune")
+    picture = pictures.open_picture(options.image)
+    tokens = pictures.patch_tokens(picture)
+    norm = importance.norm(tokens)
+    start = perf_counter()
+    _, kept = prune(
+        tokens,
+        keep_ratio=options.keep,
+        method=options.method,
+        relevance=norm / norm.max() if options.method == "mmr" else None,
+        importance=norm if options.method == "idpruner" else None,
+        lam=0.5 if options.lam is None else options.lam,
+    )
+    elapsed = perf_counter() - start
+    pictures.save_picture(pictures.draw_kept(picture, kept), options.out)
+    print(f"{options.method} kept {len(kept):,} of {len(tokens):,} patches in {1e3 * elapsed:.1f} ms")
+    print(f"wrote {options.out}")
+
+
+def _info(options: argparse.Namespace) -> None:
+    information = build_info()
+    for name, version in information["versions"].items():
+        print(f"{name} {version or 'not installed'}")
+    print(f"default backend: {information['default_backend']}")
+    for name, backend in information["backends"].items():
+        print(f"{name}:")
+        for key, value in backend.items():
+            if key == "unavailable":
+                for device_type, reason in value.items():
+                    print(f"  {device_type} tensors: {f'cannot run, {reason}' if reason else 'runs'}")
+            else:
+                text = (", ".join(value) or "none") if isinstance(value, list) else value
+                print(f"  {key.replace('_', ' ')}: {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

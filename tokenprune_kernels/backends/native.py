@@ -1,0 +1,59 @@
+"""The native backend: the compiled extension on CPU tensors."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.machinery
+import mmap
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_BUILT_FOR = re.compile(rb"tokenprune_kernels built for torch ([0-9.]+)")
+_RELEASE = re.sub(r"[^0-9.].*", "", torch.__version__)  # without a local or development suffix
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The extension module, or None and the reason it is not loaded."""
+    package = Path(__file__).parent.parent
+    candidates = (package / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if path is None:
+        return None, "the extension is not built; run `pip install --no-build-isolation -e .` in the source tree"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
+        built_for = _BUILT_FOR.search(contents)
+        release = built_for[1].decode() if built_for else "an unknown version"
+    # Another release may have another binary interface: loading it could crash instead of failing.
+    if release != _RELEASE:
+        return None, (
+            f"the extension was built for torch {release}, but torch {torch.__version__} is running; "
+            "rebuild it with `pip install --no-build-isolation -e .`"
+        )
+    try:
+        extension = importlib.import_module(f"{__package__.rpartition('.')[0]}._C")
+        extension.build_info()
+    except (ImportError, ValueError) as error:
+        return None, str(error)
+    return extension, ""
+
+
+extension, _reason = _load()
+namespace: str | None = None if extension is None else extension.namespace
+
+
+def unavailable(device_type: str) -> str | None:
+    """Why the backend cannot run on tensors of this device type; None when it can."""
+    if extension is None:
+        return _reason
+    return None if device_type == "cpu" else "it runs on CPU tensors only"
+
+
+@functools.cache
+def operator(name: str, overload: str) -> Callable[..., Any]:
+    """The compiled form of an operator."""
+    return getattr(getattr(getattr(torch.ops, str(namespace)), name), overload)
