@@ -1,0 +1,1 @@
+"""The demo and the benchmarks; not part of the wheel."""

@@ -1,0 +1,94 @@
+"""Inputs that selections are tested on, and the judgement of a result."""
+
+import math
+
+import torch
+
+import python_ref
+
+ops = torch.ops.tokenprune
+
+METHODS = ("divprune", "mmr", "idpruner")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+WEIGHT_DTYPES = (*DTYPES, torch.float64)
+LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian_tokens(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=generator(seed)).to(dtype)
+
+
+def clustered_tokens(count, depth, clusters, dtype=torch.float32, seed=0):
+    centres = torch.randn(clusters, depth, generator=generator(seed))
+    members = torch.randint(clusters, (count,), generator=generator(seed + 1))
+    return (centres[members] + 0.3 * torch.randn(count, depth, generator=generator(seed + 2))).to(dtype)
+
+
+def exact_tokens(*shape, non_zeros, dtype=torch.float32, seed=0):
+    """Entries in {-1, 0, 1}, `non_zeros` (a power of 4) in each row: every similarity is exact and many are tied."""
+    depth = shape[-1]
+    assert math.log(non_zeros, 4).is_integer()
+    assert math.log2(depth).is_integer()
+    order = torch.rand(*shape, generator=generator(seed)).argsort(dim=-1)
+    signs = torch.randint(2, shape, generator=generator(seed + 1)) * 2 - 1
+    return torch.where(order < non_zeros, signs, 0).to(dtype)
+
+
+def exact_weight(method, *shape, seed=0):
+    """Weights whose relevance is a quarter, or a multiple of it up to 1: exact at lam = 1/2, with many ties.
+
+    IDPruner's 1e-6 vanishes beside a range of 2^42.
+    """
+    quarters = torch.randint(5, shape, generator=generator(seed)).float()
+    quarters[..., :2] = torch.tensor([0.0, 4.0])
+    return quarters * 2.0**40 if method == "idpruner" else quarters / 4
+
+
+def random_weight(*shape, dtype=torch.float32, seed=0):
+    return torch.rand(*shape, generator=generator(seed)).to(dtype)
+
+
+def with_layout(x, layout):
+    """A tensor equal to x, laid out another way; "expanded" puts a batch dimension of 3 in front."""
+    if layout == "contiguous":
+        return x.contiguous()
+    if layout == "transposed":
+        return x.mT.contiguous().mT
+    if layout == "odd offset":
+        padded = torch.full((*x.shape[:-2], x.shape[-2] + 1, x.shape[-1] + 3), torch.nan, dtype=x.dtype)
+        padded[..., 1:, 1:-2] = x
+        return padded[..., 1:, 1:-2]
+    if layout == "strided":
+        return torch.stack([x, torch.full_like(x, torch.nan)], dim=-1).flatten(-2)[..., ::2]
+    return x.expand(3, *x.shape)
+
+
+def arguments(method, x, weight, k, lam=0.5):
+    """The arguments of an operator of the given method."""
+    return (x, k) if method == "divprune" else (x, weight, k, lam)
+
+
+def oracle(method, x, weight, k, lam=0.5):
+    return getattr(python_ref, method)(*arguments(method, x, weight, k, lam))
+
+
+def judged(method, x, weight, k, lam=0.5):
+    """Runs both overloads and judges them: the trace always, equality with the oracle where the trace is decisive.
+
+    Returns the indices and whether they had to be equal.
+    """
+    indices = getattr(ops, method)(*arguments(method, x, weight, k, lam))
+    again, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam))
+    assert indices.dtype == torch.int64
+    assert scores.dtype == torch.float32
+    assert indices.shape == scores.shape == (*x.shape[:-2], k)
+    assert torch.equal(indices, again)
+    trace = python_ref.verify_trace(method, x, indices, None if method == "divprune" else weight, lam, scores)
+    assert trace, trace
+    if trace.decisive:
+        assert torch.equal(indices, oracle(method, x, weight, k, lam)[0])
+    return indices, trace.decisive
