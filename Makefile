@@ -1,0 +1,69 @@
+# Every target sets up what it needs: a virtual environment in .venv, the pinned requirements, the extension.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc')
+SANITIZED := build/sanitized
+WHEEL := build/wheel
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-all bench lint format sanitize wheel test-wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/requirements: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed: $(VENV)/requirements pyproject.toml setup.py
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+build: $(VENV)/installed ## compile the extension in place; again in seconds after a change
+	$(PY) setup.py -q build_ext --inplace
+
+demo: build ## prune a photograph, print a table, write demo.png
+	$(PY) -m bench.demo
+
+test: build ## the test suite without `slow` and `gpu`
+	$(PY) -m pytest -m "not slow and not gpu"
+
+test-all: build ## the test suite without `gpu`
+	$(PY) -m pytest -m "not gpu"
+
+bench: build ## throughput of the operators beside the oracle; BENCH_OPTIONS go to pytest
+	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,rounds $(BENCH_OPTIONS)
+
+lint: build ## ruff, mypy and clang-format, changing nothing
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/requirements ## ruff and clang-format, in place
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+	$(VENV)/bin/clang-format -i $(CPP)
+
+sanitize: $(VENV)/requirements ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
+	mkdir -p $(SANITIZED)
+	cp -Rut $(SANITIZED) csrc tokenprune_kernels python_ref tests setup.py pyproject.toml README.md LICENSE
+	cd $(SANITIZED) && TOKENPRUNE_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace --force
+	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		../../$(PY) -m pytest -m "kernel and not slow and not gpu"
+
+wheel: $(VENV)/requirements ## a wheel for this interpreter and torch, in dist
+	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+test-wheel: wheel ## install the wheel into an empty environment and test it there
+	rm -rf $(WHEEL) && $(PYTHON) -m venv $(WHEEL)/venv && mkdir -p $(WHEEL)/tree
+	$(WHEEL)/venv/bin/python -m pip install --quiet -r requirements.txt
+	$(WHEEL)/venv/bin/python -m pip install --quiet --no-deps --no-index --find-links dist tokenprune_kernels
+	cp -R python_ref tests pyproject.toml $(WHEEL)/tree
+	cd $(WHEEL)/tree && ../venv/bin/python -m tokenprune_kernels info
+	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu"
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) build dist *.egg-info tokenprune_kernels/*.so
