@@ -27,11 +27,13 @@ build: $(VENV)/installed ## compile the extension in place; again in seconds aft
 demo: build ## prune a photograph, print a table, write demo.png
 	$(PY) -m bench.demo
 
-test: build ## the test suite without `slow` and `gpu`
-	$(PY) -m pytest -m "not slow and not gpu"
+test: build ## the test suite without `slow` and `gpu`: native backend first, then Triton in its interpreter
+	$(PY) -m pytest -m "not slow and not gpu and not interpret"
+	TRITON_INTERPRET=1 $(PY) -m pytest -m "interpret and not slow"
 
 test-all: build ## the test suite without `gpu`
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -m "not gpu and not interpret"
+	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret
 
 bench: build ## throughput of the operators beside the oracle; BENCH_OPTIONS go to pytest
 	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,rounds $(BENCH_OPTIONS)
@@ -52,7 +54,7 @@ sanitize: $(VENV)/requirements ## the kernel tests under AddressSanitizer and Un
 	cp -Rut $(SANITIZED) csrc tokenprune_kernels python_ref tests setup.py pyproject.toml README.md LICENSE
 	cd $(SANITIZED) && TOKENPRUNE_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace --force
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-		../../$(PY) -m pytest -m "kernel and not slow and not gpu"
+		../../$(PY) -m pytest -m "kernel and not slow and not gpu and not interpret"
 
 wheel: $(VENV)/requirements ## a wheel for this interpreter and torch, in dist
 	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
@@ -63,7 +65,7 @@ test-wheel: wheel ## install the wheel into an empty environment and test it the
 	$(WHEEL)/venv/bin/python -m pip install --quiet --no-deps --no-index --find-links dist tokenprune_kernels
 	cp -R python_ref tests pyproject.toml $(WHEEL)/tree
 	cd $(WHEEL)/tree && ../venv/bin/python -m tokenprune_kernels info
-	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu"
+	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu and not interpret"
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info tokenprune_kernels/*.so

@@ -1,7 +1,13 @@
+import math
+import os
+
 import pytest
 import torch
 
 import tokenprune_kernels
+from tests import inputs
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -13,11 +19,22 @@ def poisoned_empty():
     assert (torch.empty(7, dtype=torch.int64) == torch.iinfo(torch.int64).max).all()
 
 
-@pytest.fixture(params=["native"])
+@pytest.fixture(
+    params=[
+        pytest.param(("native", "cpu"), id="native"),
+        pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret),
+        pytest.param(("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    ]
+)
 def backend(request):
-    """Runs the test once on every backend."""
-    with tokenprune_kernels.use_backend(request.param):
-        yield request.param
+    """Runs the test once on every backend: `tests.inputs.ops` calls its operators, on its device."""
+    name, device = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if name == "triton" and (device == "cpu") != INTERPRETED:
+        pytest.skip("TRITON_INTERPRET=1 is for the interpreter, and only for it")
+    with tokenprune_kernels.use_backend(name), inputs.on_device(device):
+        yield name
 
 
 @pytest.fixture
@@ -26,3 +43,23 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks as slow what the interpreter, at milliseconds a pick, bears only in small numbers.
+
+    Left are small sizes, in every dtype, and in every layout with one of them.
+    """
+    for item in items:
+        if item.get_closest_marker("interpret") and not _bearable(item.path.stem, **item.callspec.params):
+            item.add_marker(pytest.mark.slow)
+
+
+def _bearable(module, layout="contiguous", dtype=torch.bfloat16, count=0, depth=0, k=0, batch=(), flush=False, **_):
+    small = count <= 60 and k <= 50 and depth <= 64 and math.prod(batch) <= 2
+    return (
+        small
+        and not flush
+        and (dtype == torch.bfloat16 or (module == "test_selection" and layout == "contiguous"))
+        and (layout == "contiguous" or count in (33, 50))
+    )

@@ -1,17 +1,55 @@
 """Inputs that selections are tested on, and the judgement of a result."""
 
+import contextlib
 import math
 
 import torch
 
 import python_ref
 
-ops = torch.ops.tokenprune
-
 METHODS = ("divprune", "mmr", "idpruner")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT_DTYPES = (*DTYPES, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")
+
+
+class _Operators:
+    """`torch.ops.tokenprune` on the device under test: tensors go there as they are laid out, results come back."""
+
+    device = "cpu"
+
+    def __getattr__(self, name):
+        packet = getattr(torch.ops.tokenprune, name)
+        call = self._on_device(packet)
+        call.scores = self._on_device(packet.scores)
+        return call
+
+    def _on_device(self, operator):
+        def call(*arguments):
+            result = operator(*(_moved(argument, self.device) for argument in arguments))
+            return result.cpu() if isinstance(result, torch.Tensor) else tuple(tensor.cpu() for tensor in result)
+
+        return call
+
+
+ops = _Operators()
+
+
+@contextlib.contextmanager
+def on_device(device):
+    """Has `ops` run on another device."""
+    before, _Operators.device = _Operators.device, device
+    try:
+        yield
+    finally:
+        _Operators.device = before
+
+
+def _moved(value, device):
+    if device == "cpu" or not isinstance(value, torch.Tensor):
+        return value
+    storage = torch.empty(0, dtype=value.dtype).set_(value.detach().untyped_storage())
+    return storage.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def generator(seed):

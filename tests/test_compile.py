@@ -5,8 +5,10 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import tokenprune_kernels
-from tests.inputs import DTYPES, LAYOUTS, METHODS, arguments, gaussian_tokens, ops, random_weight, with_layout
+from tests.inputs import DTYPES, LAYOUTS, METHODS, arguments, gaussian_tokens, random_weight, with_layout
 from tests.test_varlen import prefix_sums, varlen_arguments
+
+ops = torch.ops.tokenprune
 
 
 @pytest.fixture(autouse=True)

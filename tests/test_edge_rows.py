@@ -44,12 +44,12 @@ def test_zero_rows_are_orthogonal_to_everything(backend, method, dtype):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_duplicates_are_kept_once_before_any_twice(backend, method, dtype):
-    distinct = exact_tokens(40, 64, non_zeros=16, dtype=dtype)
-    x = distinct[torch.arange(576) % 40]
-    indices, _ = judged(method, x, torch.ones(576), 144)
-    assert len(set(indices.tolist())) == 144
-    assert sorted(indices[:40].tolist()) == list(range(40))
+@pytest.mark.parametrize(("count", "distinct", "k"), [(576, 40, 144), (50, 12, 20)])
+def test_duplicates_are_kept_once_before_any_twice(backend, method, dtype, count, distinct, k):
+    x = exact_tokens(distinct, 64, non_zeros=16, dtype=dtype)[torch.arange(count) % distinct]
+    indices, _ = judged(method, x, torch.ones(count), k)
+    assert len(set(indices.tolist())) == k
+    assert sorted(indices[:distinct].tolist()) == list(range(distinct))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import python_ref
-from python_ref.similarity import finite_rows
+from python_ref.similarity import finite_rows, similarity_matrix
 from tests.inputs import gaussian_tokens
 
 WEIGHTED = {"mmr": python_ref.mmr, "idpruner": python_ref.idpruner}
@@ -64,9 +64,8 @@ def single(value):
 def scaled(importance):
     """IDPruner's relevance, rounded to float32 after every operation by way of a float64 that holds it exactly."""
     smallest, largest = min(importance), max(importance)
-    try:
-        extent = single(largest - smallest)
-    except OverflowError:
+    extent = single(largest - smallest)
+    if math.isinf(extent):
         return [0.0] * len(importance)
     return [single(single(w - smallest) / single(extent + single(1e-6))) for w in importance]
 
@@ -152,6 +151,15 @@ def test_two_rows_are_tied_however_their_distance_rounds(depth, seed):
     indices, scores = python_ref.divprune(x, 2)
     assert indices.tolist() == [0, 1]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(("count", "depth"), [(3, 31), (17, 100), (70, 513)])
+def test_similarity_is_symmetric_and_equal_for_equal_rows(count, depth):
+    x, copies = gaussian_tokens(count, depth), torch.arange(2 * count + 5) * 7 % count
+    similarity = similarity_matrix(x[copies], torch.ones(len(copies), dtype=torch.bool))
+    assert torch.equal(similarity, similarity.mT)
+    first = torch.stack([(copies == copy).nonzero()[0, 0] for copy in copies])
+    assert torch.equal(similarity, similarity[first][:, first])
 
 
 @pytest.mark.parametrize(("count", "depth"), [(3, 31), (17, 100), (70, 513)])
@@ -311,6 +319,14 @@ def assert_last(clean, x, weight, methods=("divprune", "mmr", "idpruner")):
         assert_picks(result, picks, alone[1].tolist() + [-INFINITY] * len(last))
 
 
+def test_non_finite_rows_are_similar_to_nothing():
+    x = torch.tensor([[1.0, 1.0], [NAN, 1.0], [INFINITY, 1.0], [3e38, 3e38], [2.0, 2.0]])
+    similarity = similarity_matrix(x, finite_rows(x))
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    expected[::4, ::4] = 1.0
+    torch.testing.assert_close(similarity, expected, rtol=0, atol=1e-15)
+
+
 def test_finite_rows_up_to_the_largest_sum_of_squares():
     x = torch.tensor([[1.8e19, 0.0], [1.8e19, 1.8e19], [1.3e19, 1.3e19], [1.3e19, 1.4e19]])
     assert finite_rows(x).tolist() == [True, False, True, False]
@@ -343,11 +359,11 @@ def test_importance_is_scaled_with_every_operation_rounded(importance):
     assert relevance.tolist() == scaled(importance)
 
 
-def test_importance_becomes_float32_before_it_is_scaled():
-    x = torch.eye(3)
+@pytest.mark.parametrize("select", WEIGHTED.values(), ids=WEIGHTED)
+def test_weights_become_float32_on_entry(select):
     # The last two differ by less than float32 resolves, so that their tie goes to the lower index.
-    importance = torch.tensor([0.0, 1.0, 1.0 + 1e-12], dtype=torch.float64)
-    assert python_ref.idpruner(x, importance, 3, 1.0)[0].tolist() == [1, 2, 0]
+    weight = torch.tensor([0.0, 1.0, 1.0 + 1e-12], dtype=torch.float64)
+    assert select(torch.eye(3), weight, 3, 1.0)[0].tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("importance", [[7.5] * 4, [-3e38, 3e38, 0.0, 1e38]])

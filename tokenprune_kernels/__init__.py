@@ -4,6 +4,7 @@ Importing this package registers ``torch.ops.tokenprune``; the functions below a
 as a count or a ratio.
 """
 
+from .backends.triton import warmup
 from .dispatch import build_info, use_backend
 from .selectors import divprune, divprune_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen, prune
 from .version import __version__
@@ -19,4 +20,5 @@ __all__ = [
     "mmr_varlen",
     "prune",
     "use_backend",
+    "warmup",
 ]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .backends import native
+from .backends import native, triton
 from .version import __version__
 
 
@@ -47,7 +47,7 @@ class _Absent:
 
 BACKENDS: dict[str, Backend] = {
     "native": native,
-    "triton": _Absent("this version of tokenprune_kernels has no triton backend"),
+    "triton": triton,
     "cuda": _Absent("this version of tokenprune_kernels has no cuda backend"),
 }
 _AUTO = {"cpu": "native", "cuda": "triton"}

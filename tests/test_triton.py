@@ -1,0 +1,147 @@
+"""What is particular to the Triton backend: slices, configurations, buckets, captures and limits."""
+
+import pytest
+import torch
+
+import tokenprune_kernels
+from tests.inputs import METHODS, arguments, exact_tokens, exact_weight, gaussian_tokens, ops, random_weight
+from tests.test_backends import python
+from tests.test_varlen import prefix_sums, varlen_arguments
+from tokenprune_kernels.backends import triton as backend_package
+from tokenprune_kernels.backends.triton import configs
+
+launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
+
+only_triton = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret),
+        pytest.param(("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
+)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("limit", [1, 4 * 12 * 12 * 2])
+def test_a_batch_in_slices_is_the_batch_at_once(backend, monkeypatch, method, limit):
+    x, weight = gaussian_tokens(5, 11, 16), random_weight(5, 11)
+    lengths, kept = (11, 0, 3, 10, 1), (4, 0, 3, 2, 1)
+    packed = varlen_arguments(
+        method, x.flatten(0, 1), weight.flatten(), prefix_sums(*lengths), prefix_sums(*kept), 11, 11
+    )
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 4))
+    expected_packed = getattr(ops, f"{method}_varlen").scores(*packed)
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
+    assert launch._group(11) == max(1, limit // (4 * 12 * 12))
+    for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 4)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(getattr(ops, f"{method}_varlen").scores(*packed), expected_packed, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@only_triton
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
+    x, weight = gaussian_tokens(140, 1_040, dtype=dtype), random_weight(140)
+    results = []
+    for config in configs.SIMILARITY:
+        if dtype.itemsize in config.element_sizes:
+            monkeypatch.setattr(launch, "similarity_config", lambda *_, config=config: config)
+            results.append((ops.divprune.scores(x, 9), ops.mmr.scores(x, weight, 9)))
+    assert len(results) > 1
+    for result in results[1:]:
+        for mine, theirs in zip(sum(result, ()), sum(results[0], ()), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend, method):
+    x = exact_tokens(70, 64, non_zeros=16, dtype=torch.bfloat16)
+    weight = exact_weight(method, 70)
+    with tokenprune_kernels.use_backend("native"):
+        expected = getattr(torch.ops.tokenprune, method).scores(*arguments(method, x, weight, 30))
+    for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 30)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@only_triton
+def test_sizes_of_one_bucket_share_their_kernels(backend):
+    def run(items, count, depth, k):
+        x, weight = gaussian_tokens(items, count, depth, dtype=torch.bfloat16), random_weight(items, count)
+        ops.divprune(x, k)
+        ops.idpruner(x, weight, k, 0.1 * k)
+        ops.divprune_varlen(x[0], prefix_sums(count), prefix_sums(k), k, count)
+
+    run(3, 20, 128, 4)
+    known = len(launch._compiled)
+    for sizes in ((1, 17, 128, 1), (2, 32, 64, 7), (4, 31, 1024, 2)):
+        run(*sizes)
+        assert len(launch._compiled) == known
+    run(1, 33, 128, 1)
+    assert len(launch._compiled) > known
+
+
+@only_triton
+def test_nothing_is_compiled_inside_a_capture(backend, monkeypatch):
+    x = gaussian_tokens(20, 24, dtype=torch.float16)
+    monkeypatch.setattr(launch, "_compiled", set())
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_available", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match="row_norm_kernel: expected a bucket compiled before the capture"):
+            ops.divprune(x, 3)
+    tokenprune_kernels.warmup([(20, 24)], dtype=torch.float16, methods=["divprune"], device=ops.device)
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_available", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert ops.divprune(x, 3).shape == (3,)
+        assert ops.divprune_varlen(x, prefix_sums(9, 11), prefix_sums(2, 2), 5, 18).shape == (5,)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_more_rows_than_the_greedy_kernel_holds_are_an_error(backend, method):
+    count = configs.LARGEST_COUNT + 1
+    x, weight = torch.ones(count, 1), torch.ones(count)
+    with pytest.raises(
+        ValueError, match=f"^{method}: expected N to be at most 16384 on the triton backend, got 16385$"
+    ):
+        getattr(ops, method)(*arguments(method, x, weight, 1))
+    packed = varlen_arguments(method, x, weight, prefix_sums(count), prefix_sums(1), 1, count)
+    with pytest.raises(ValueError, match=f"^{method}_varlen: expected max_seqlen to be at most 16384 on the triton"):
+        getattr(ops, f"{method}_varlen")(*packed)
+
+
+@only_triton
+def test_capacities_beyond_the_rows_are_no_limit(backend):
+    x = gaussian_tokens(6, 8)
+    indices = ops.divprune_varlen(x, prefix_sums(2, 4), prefix_sums(1, 2), 1_000, 2**31 - 1)
+    assert torch.equal(indices[:3], ops.divprune_varlen(x, prefix_sums(2, 4), prefix_sums(1, 2), 3, 4))
+    assert (indices[3:] == -1).all()
+
+
+def test_cpu_tensors_need_the_interpreter():
+    code = """
+import torch, tokenprune_kernels as t
+with t.use_backend("triton"):
+    t.divprune(torch.eye(3), 1)
+"""
+    expected = "RuntimeError: divprune: backend 'triton' cannot run on cpu tensors: it runs on CPU tensors only in"
+    assert expected in python(code, TRITON_INTERPRET="0").stderr
+    assert python(code, TRITON_INTERPRET="1").returncode == 0
+
+
+def test_a_missing_triton_is_a_reason(monkeypatch):
+    monkeypatch.setattr(backend_package.importlib.util, "find_spec", lambda name: None)
+    backend_package.unavailable.cache_clear()
+    try:
+        assert backend_package.unavailable("cuda") == "triton is not installed"
+    finally:
+        backend_package.unavailable.cache_clear()
+
+
+def test_the_package_does_not_import_triton():
+    assert python("import sys, tokenprune_kernels; print('triton' in sys.modules)").stdout.strip() == "False"

@@ -1,0 +1,66 @@
+"""The Triton backend: CUDA tensors, or CPU tensors in Triton's interpreter (TRITON_INTERPRET=1)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+namespace: str | None = None
+
+
+@functools.cache
+def unavailable(device_type: str) -> str | None:
+    """Why the backend cannot run on tensors of this device type; None when it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    interpreted = importlib.import_module("triton").knobs.runtime.interpret
+    if device_type == "cpu" and not interpreted:
+        return "it runs on CPU tensors only in Triton's interpreter, with TRITON_INTERPRET=1 set before the process"
+    if device_type == "cuda" and interpreted:
+        return "TRITON_INTERPRET=1 is set, with which it runs on CPU tensors"
+    return None
+
+
+def operator(name: str, overload: str) -> Callable[..., Any]:
+    """The Triton form of an operator."""
+    return _launch().operator(name, overload)
+
+
+def warmup(
+    shapes: Iterable[tuple[int, int]],
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    methods: Iterable[str] = ("divprune", "mmr", "idpruner"),
+    device: torch.device | str = "cuda",
+) -> None:
+    """Compiles ahead what selections from items of the given shapes need, packed ones included.
+
+    Kernels are compiled for buckets of shapes, at the first call of each. Inside a CUDA graph capture nothing is ever
+    compiled: a bucket that is met there for the first time raises RuntimeError.
+
+    Args:
+        shapes: ``(N, D)`` of each kind of item.
+        dtype: of the tokens.
+        methods: which of ``"divprune"``, ``"mmr"`` and ``"idpruner"``; weights are taken to be float32.
+        device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
+    """
+    for count, depth in shapes:
+        x = torch.ones(count, depth, dtype=dtype, device=device)
+        sums = torch.tensor([0, count], dtype=torch.int32, device=device)
+        kept = torch.tensor([0, 1], dtype=torch.int32, device=device)
+        for method in methods:
+            weights = () if method == "divprune" else (x.new_ones(count, dtype=torch.float32),)
+            for overload in ("default", "scores"):
+                operator(method, overload)(x, *weights, 1)
+                operator(f"{method}_varlen", overload)(x, *weights, sums, kept, 1, count)
+
+
+@functools.cache
+def _launch() -> Any:
+    """Imported at the first use: importing triton takes a while, and kernels are bound to the interpreter then."""
+    return importlib.import_module(".launch", __package__)

@@ -1,0 +1,331 @@
+"""The Triton kernels: plan of a ragged batch, row norms, similarity tiles, greedy selection.
+
+Every kernel runs over "segments": the items of a batch, or the segments of a packed ragged batch. A segment's rows
+start at ``first_row`` of the tokens and at ``workspace_row`` of the workspaces, in which the segments of one launch lie
+one after the other, each padded to a multiple of ROW_ALIGNMENT rows. The sizes that may change from call to call are
+plain arguments, never specialised; strides come in units of ALIGNMENT or ROW_ALIGNMENT elements, so that the compiler
+sees their divisibility all the same and moves 16 bytes at a time.
+"""
+
+import triton
+import triton.language as tl
+
+CHUNK = tl.constexpr(1024)
+"""D is summed in chunks of this many elements, each added in float32 outside the tensor core.
+
+This bounds the tensor core's truncation and fixes the order of the sum, whatever the tile.
+"""
+
+NORM_BLOCK_N = tl.constexpr(16)
+NORM_BLOCK_D = tl.constexpr(256)
+"""The block of the row norms: not a knob, because it fixes the order of their sums."""
+
+ROW_ALIGNMENT = tl.constexpr(4)
+"""Float32 elements in 16 bytes: what rows and columns of the workspaces are padded to."""
+
+PLAN_COLUMNS = tl.constexpr(5)
+
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+# The interpreter's products are numpy's, whose order of summation changes with the shape: float64 hides it.
+_ACCUMULATOR = tl.constexpr(tl.float64 if triton.knobs.runtime.interpret else tl.float32)
+_LOWEST = tl.constexpr(-(2**31))
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit(do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group", "capacity"])
+def plan_kernel(
+    cu_seqlens,
+    cu_k,
+    plan,
+    segments,
+    rows,
+    total_k,
+    max_seqlen,
+    group,
+    capacity,
+    BLOCK_S: tl.constexpr,
+):
+    """One program plans one group of segments: first row, length, k, first slot and padded workspace row of each.
+
+    A segment whose prefix sums break the contract gets length 0 and k 0, one that keeps too many rows its length.
+    """
+    first = tl.program_id(0).to(tl.int64) * group
+    last = tl.minimum(first + group, segments)
+    highest_slot = tl.full([], 0, tl.int64)
+    for begin in range(0, first, BLOCK_S):
+        s = begin + tl.arange(0, BLOCK_S)  # [BLOCK_S]
+        slot = tl.load(cu_k + s, mask=s < first, other=0).to(tl.int64)
+        highest_slot = tl.maximum(highest_slot, tl.max(slot, axis=0))
+    used = tl.full([], 0, tl.int64)
+    for begin in range(first, last, BLOCK_S):
+        s = begin + tl.arange(0, BLOCK_S)  # [BLOCK_S]
+        inside = s < last
+        start = tl.load(cu_seqlens + s, mask=inside, other=0).to(tl.int64)
+        end = tl.load(cu_seqlens + s + 1, mask=inside, other=0).to(tl.int64)
+        slot = tl.load(cu_k + s, mask=inside, other=0).to(tl.int64)
+        slot_end = tl.load(cu_k + s + 1, mask=inside, other=0).to(tl.int64)
+        # Slots below an earlier boundary belong to an earlier segment.
+        slot_before = tl.maximum(highest_slot, tl.associative_scan(slot, 0, _larger))
+        valid = inside & (start >= 0) & (end >= start) & (end <= rows) & (end - start <= max_seqlen)
+        valid = valid & (slot_end >= slot) & (slot_end <= total_k) & (slot == slot_before)
+        valid = valid & ((s > 0) | ((start == 0) & (slot == 0)))
+        length = tl.where(valid, end - start, 0)
+        padded = tl.cdiv(length, ROW_ALIGNMENT)
+        workspace_row = used + tl.cumsum(padded, 0) - padded
+        # Only segments that overlap in x can be more than the workspace holds.
+        valid = valid & (workspace_row + padded <= capacity)
+        columns = plan + s * PLAN_COLUMNS
+        tl.store(columns, start, mask=inside)
+        tl.store(columns + 1, tl.where(valid, length, 0), mask=inside)
+        tl.store(columns + 2, tl.where(valid, tl.minimum(slot_end - slot, length), 0), mask=inside)
+        tl.store(columns + 3, slot, mask=inside)
+        tl.store(columns + 4, workspace_row, mask=inside)
+        used += tl.sum(padded, axis=0)
+        highest_slot = tl.maximum(highest_slot, tl.max(slot, axis=0))
+
+
+@triton.jit
+def _segment(plan, segment, first_segment, count, k, VARLEN: tl.constexpr):
+    """First row, length, k, first slot and workspace row of a segment."""
+    if VARLEN:
+        columns = plan + segment * PLAN_COLUMNS
+        first_row = tl.load(columns)
+        length = tl.load(columns + 1)
+        kept = tl.load(columns + 2)
+        slot = tl.load(columns + 3)
+        workspace_row = tl.load(columns + 4) * ROW_ALIGNMENT
+    else:
+        first_row = segment * 0
+        length = segment * 0 + count
+        kept = segment * 0 + k
+        slot = segment * k
+        workspace_row = (segment - first_segment) * tl.cdiv(count, ROW_ALIGNMENT) * ROW_ALIGNMENT
+    return first_row, length, kept, slot, workspace_row
+
+
+@triton.jit(do_not_specialize=["first_segment", "count", "depth", "blocks", "stride_xb", "stride_xn"])
+def row_norm_kernel(
+    x,
+    weight,
+    plan,
+    reciprocal_norm,
+    importance,
+    first_segment,
+    count,
+    depth,
+    blocks,
+    stride_xb,
+    stride_xn,
+    HAS_WEIGHT: tl.constexpr,
+    VARLEN: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+):
+    """``1 / max(|x|, 1e-12)`` of a block of rows, 0 marking a non-finite row, and their weights in float32."""
+    program = tl.program_id(0).to(tl.int64)
+    segment = first_segment + program // blocks
+    first_row, length, _, _, workspace_row = _segment(plan, segment, first_segment, count, 0, VARLEN)
+    n = (program % blocks) * NORM_BLOCK_N + tl.arange(0, NORM_BLOCK_N)  # [NORM_BLOCK_N]
+    inside = n < length
+    rows = x + segment * (stride_xb * ALIGNMENT) + (first_row + n) * (stride_xn * ALIGNMENT)
+    width = depth * ALIGNMENT
+    squares = tl.zeros([NORM_BLOCK_N, NORM_BLOCK_D], tl.float32)
+    for begin in range(0, width, NORM_BLOCK_D):
+        d = begin + tl.arange(0, NORM_BLOCK_D)  # [NORM_BLOCK_D]
+        mask = inside[:, None] & (d < width)[None, :]
+        values = tl.load(rows[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        squares += values * values
+    sum_of_squares = tl.sum(squares, axis=1)  # [NORM_BLOCK_N]
+    # Not finite whenever an element is not: products and sums keep Inf and NaN.
+    finite = sum_of_squares < float("inf")
+    if HAS_WEIGHT:
+        weights = tl.load(weight + segment * count + first_row + n, mask=inside, other=0.0).to(tl.float32)
+        finite = finite & (tl.abs(weights) < float("inf"))
+        tl.store(importance + workspace_row + n, weights, mask=inside)
+    norm = tl.maximum(tl.sqrt_rn(sum_of_squares), 1e-12)
+    tl.store(reciprocal_norm + workspace_row + n, tl.where(finite, tl.div_rn(1.0, norm), 0.0), mask=inside)
+
+
+@triton.jit
+def _load_block(rows, inside, d, width, EVEN_D: tl.constexpr):
+    """Elements d of the given rows, ``[BLOCK_N, BLOCK_D]``; zeros outside."""
+    if EVEN_D:
+        return tl.load(rows[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+    return tl.load(rows[:, None] + d[None, :], mask=inside[:, None] & (d < width)[None, :], other=0.0)
+
+
+@triton.jit
+def _similarity(dot, reciprocal_norm_i, reciprocal_norm_j):
+    """Symmetric in i and j: the two reciprocal norms are multiplied first. -inf where a row is non-finite."""
+    scale = reciprocal_norm_i[:, None] * reciprocal_norm_j[None, :]
+    finite = (reciprocal_norm_i != 0.0)[:, None] & (reciprocal_norm_j != 0.0)[None, :]
+    return tl.where(finite, dot * scale, float("-inf"))
+
+
+@triton.jit(
+    do_not_specialize=["first_segment", "count", "depth", "tiles", "capacity", "stride_xb", "stride_xn", "stride_sn"]
+)
+def similarity_kernel(
+    x,
+    plan,
+    reciprocal_norm,
+    similarity,
+    row_maximum,
+    first_segment,
+    count,
+    depth,
+    tiles,
+    capacity,
+    stride_xb,
+    stride_xn,
+    stride_sn,
+    WITH_ROW_MAXIMUM: tl.constexpr,
+    VARLEN: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One tile of a segment's similarities, and for each of its rows the maximum over the tile's other rows."""
+    program = tl.program_id(0).to(tl.int64)
+    segment = first_segment + program // (tiles * tiles)
+    tile_i = program % (tiles * tiles) // tiles
+    tile_j = program % tiles
+    first_row, length, _, _, workspace_row = _segment(plan, segment, first_segment, count, 0, VARLEN)
+    if (tile_i * BLOCK_N < length) & (tile_j * BLOCK_N < length):
+        i = tile_i * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+        j = tile_j * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+        base = x + segment * (stride_xb * ALIGNMENT) + first_row * (stride_xn * ALIGNMENT)
+        rows_i = base + i * (stride_xn * ALIGNMENT)
+        rows_j = base + j * (stride_xn * ALIGNMENT)
+        width = depth * ALIGNMENT
+        dot = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
+        for chunk in range(0, width, CHUNK):
+            partial = tl.zeros([BLOCK_N, BLOCK_N], _ACCUMULATOR)
+            for begin in range(chunk, tl.minimum(chunk + CHUNK, width), BLOCK_D):
+                d = begin + tl.arange(0, BLOCK_D)  # [BLOCK_D]
+                a = _load_block(rows_i, i < length, d, width, EVEN_D)  # [BLOCK_N, BLOCK_D]
+                b = _load_block(rows_j, j < length, d, width, EVEN_D)  # [BLOCK_N, BLOCK_D]
+                if _INTERPRETED:
+                    # The interpreter would multiply the bits of bfloat16 operands.
+                    a = a.to(tl.float32).to(_ACCUMULATOR)
+                    b = b.to(tl.float32).to(_ACCUMULATOR)
+                partial = tl.dot(a, tl.trans(b), partial, input_precision="ieee", out_dtype=_ACCUMULATOR)
+            dot += partial.to(tl.float32)
+        norm_i = tl.load(reciprocal_norm + workspace_row + i, mask=i < length, other=0.0)
+        norm_j = tl.load(reciprocal_norm + workspace_row + j, mask=j < length, other=0.0)
+        values = _similarity(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
+        offsets = (workspace_row + i)[:, None] * (stride_sn * ROW_ALIGNMENT) + j[None, :]
+        tl.store(similarity + offsets, values, mask=(i < length)[:, None] & (j < length)[None, :])
+        if WITH_ROW_MAXIMUM:
+            others = tl.where(i[:, None] == j[None, :], float("-inf"), values)
+            of_tile = row_maximum + tile_j * (capacity * ROW_ALIGNMENT) + workspace_row + i
+            tl.store(of_tile, tl.max(others, axis=1), mask=i < length)
+
+
+@triton.jit
+def _ordered(score, running_maximum):
+    """Scores as integers of the same order; the lowest integer for a row that cannot be picked (any more).
+
+    A running maximum of +inf marks a non-finite row, NaN one that has been picked or is none.
+    """
+    score = tl.where(running_maximum == float("inf"), float("-inf"), score)
+    score = tl.where(score == 0.0, 0.0, score)  # -0.0 ties with 0.0
+    bits = score.to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return tl.where(running_maximum == running_maximum, ordered, _LOWEST)
+
+
+@triton.jit
+def _score_of(ordered):
+    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _relevance_of(importance, finite):
+    """Importance scaled to [0, 1] over the finite rows; 0 everywhere if the range overflows."""
+    largest = tl.max(tl.where(finite, importance, float("-inf")), axis=0)
+    smallest = tl.min(tl.where(finite, importance, float("inf")), axis=0)
+    span = tl.broadcast_to(largest - smallest, importance.shape)
+    scaled = tl.div_rn(importance - smallest, span + 1e-6)
+    return tl.where(finite & (span < float("inf")), scaled, 0.0)
+
+
+@triton.jit
+def _score(running_maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl.constexpr):
+    """The score of every row, ``[BLOCK_N]``, from its largest similarity to a selected row."""
+    if METHOD == "divprune":
+        return 1.0 - running_maximum
+    return relevance_weight * relevance - redundancy_weight * running_maximum
+
+
+@triton.jit(
+    do_not_specialize=[
+        "first_segment",
+        "count",
+        "k",
+        "capacity",
+        "stride_sn",
+        "relevance_weight",
+        "redundancy_weight",
+    ]
+)
+def greedy_kernel(
+    similarity,
+    row_maximum,
+    reciprocal_norm,
+    importance,
+    plan,
+    indices,
+    scores,
+    first_segment,
+    count,
+    k,
+    capacity,
+    stride_sn,
+    relevance_weight,
+    redundancy_weight,
+    METHOD: tl.constexpr,
+    WITH_SCORES: tl.constexpr,
+    VARLEN: tl.constexpr,
+    TILE_N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One program selects from one segment; its running maxima stay in registers from the first to the last pick."""
+    segment = first_segment + tl.program_id(0).to(tl.int64)
+    first_row, length, kept, slot, workspace_row = _segment(plan, segment, first_segment, count, k, VARLEN)
+    n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    inside = n < length
+    # Whole 16-byte words are loaded from the padded workspaces; what the padding holds is never looked at.
+    padded = n < tl.cdiv(length, ROW_ALIGNMENT) * ROW_ALIGNMENT
+    relevance = tl.zeros([BLOCK_N], tl.float32)
+    if METHOD == "divprune":
+        nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
+        for tile in range(0, tl.cdiv(length, TILE_N)):
+            of_tile = row_maximum + tile * (capacity * ROW_ALIGNMENT) + workspace_row + n
+            nearest = tl.maximum(nearest, tl.load(of_tile, mask=padded))
+        score = _score(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+    else:
+        relevance = tl.load(importance + workspace_row + n, mask=padded)
+        if METHOD == "idpruner":
+            finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
+            relevance = _relevance_of(relevance, finite & inside)
+        score = relevance
+    finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
+    running_maximum = tl.where(inside, tl.where(finite, float("-inf"), float("inf")), float("nan"))
+    for step in range(0, kept):
+        # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
+        ordered = _ordered(score, running_maximum)
+        best = tl.max(ordered, axis=0)
+        pick = tl.min(tl.where(ordered == best, n, BLOCK_N), axis=0)
+        tl.store(indices + slot + step, first_row + pick)
+        if WITH_SCORES:
+            tl.store(scores + slot + step, _score_of(best))
+        running_maximum = tl.where(n == pick, float("nan"), running_maximum)
+        row = similarity + (workspace_row + pick) * (stride_sn * ROW_ALIGNMENT) + n
+        running_maximum = tl.maximum(running_maximum, tl.load(row, mask=padded), propagate_nan=tl.PropagateNan.ALL)
+        score = _score(running_maximum, relevance, relevance_weight, redundancy_weight, METHOD)
