@@ -19,12 +19,13 @@ COMPILE_FLAGS = [
     "-O2" if SANITIZE else "-O3",
     "-ffp-contract=off",  # a similarity and a score round the same way wherever the compiler inlines them
     "-fno-math-errno",
+    "-fopenmp",  # without it at::parallel_for is a plain loop
     "-fvisibility=hidden",
     "-Wall",
     "-Wno-maybe-uninitialized",  # GCC 12 raises it inside its own AVX-512 intrinsics
     "-Werror=return-type",
 ]
-LINK_FLAGS = []
+LINK_FLAGS = ["-fopenmp"]
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
     COMPILE_FLAGS += flags
@@ -39,10 +40,11 @@ def write_operators_header() -> None:
     namespace = None
     operators = []
     for node in declaration.body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "NAMESPACE":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NAMESPACE":
             namespace = ast.literal_eval(node.value)
-        if isinstance(node, ast.FunctionDef) and node.decorator_list:
-            operators.append((node.name, ast.literal_eval(node.decorator_list[0].args[0])))
+        for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "_operator":
+                operators.append((node.name, ast.literal_eval(decorator.args[0])))
     if namespace is None or not operators:
         raise RuntimeError("tokenprune_kernels/declaration.py: expected NAMESPACE and declared operators")
     lines = [

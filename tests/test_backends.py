@@ -108,17 +108,36 @@ def test_an_extension_built_for_another_torch_is_refused(copied_package):
     assert marked != contents
     extension.write_bytes(marked)
     result = python(REPORT, path=copied_package)
-    reason = f"the extension was built for torch {other}, but torch {torch.__version__} is running; rebuild it"
+    reason = f"the extension was built for torch {other}, but torch {torch.__version__} is running; run `pip install"
     assert result.stdout.startswith(reason)
     assert "torch.Size([1])" in result.stdout
     assert f"RuntimeError: divprune: backend 'native' cannot run on cpu tensors: {reason}" in result.stderr
+
+
+def test_an_extension_of_another_declaration_is_refused(copied_package):
+    declaration = copied_package / "tokenprune_kernels" / "declaration.py"
+    changed = declaration.read_text().replace(
+        '@_operator("Tensor x, SymInt k")', '@_operator("Tensor x, SymInt k, int new=0")'
+    )
+    declaration.write_text(
+        changed.replace("def divprune(x: Tensor, k: int)", "def divprune(x: Tensor, k: int, new: int = 0)")
+    )
+    result = python(REPORT, path=copied_package)
+    assert result.stdout.startswith("the extension declares divprune otherwise; rebuild it")
+    assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension dec" in result.stderr
+
+
+def test_an_empty_extension_is_reported(copied_package):
+    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
+    extension.write_bytes(b"")
+    assert python(REPORT, path=copied_package).stdout.startswith("the extension was built for torch an unknown version")
 
 
 def test_a_missing_extension_is_reported(copied_package):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
     extension.unlink()
     result = python(REPORT, path=copied_package)
-    assert result.stdout.startswith("the extension is not built; run `pip install")
+    assert result.stdout.startswith("the extension is not built for this Python; run `pip install")
     assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension is not" in result.stderr
 
 

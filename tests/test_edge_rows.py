@@ -80,6 +80,40 @@ def test_a_row_whose_sum_of_squares_overflows_is_non_finite(backend, method, dty
     assert select(method, x, torch.ones(12), 12)[-1] != 5
 
 
+@pytest.mark.parametrize("bad", [INF, NAN, 3e19])
+def test_a_non_finite_row_is_nobodys_nearest_neighbour(backend, bad):
+    indices, scores = ops.divprune.scores(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [bad, 0.0]]), 3)
+    assert indices.tolist() == [0, 1, 2]
+    assert scores.tolist() == [2.0, 2.0, -INF]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dot_product_that_overflows_between_finite_rows(backend, method):
+    # Both sums of squares round to the largest float32, their dot product to infinity.
+    rows = torch.tensor([[1.3141387e19, 1.2945512e19], [1.3141385e19, 1.2945515e19]])
+    for lam in (0.5, 1.0):
+        picks = select(method, torch.cat([torch.full((1, 2), NAN), rows]), torch.ones(3), 3, lam)
+        assert picks == [1, 2, 0]
+
+
+def test_two_rows_are_equally_far_from_each_other(backend):
+    pairs = gaussian_tokens(200, 2, 33) * torch.logspace(-3, 3, 200)[:, None, None] * torch.tensor([[1.0], [7.7]])
+    _, scores = ops.divprune.scores(pairs, 2)
+    assert torch.equal(scores[:, 0], scores[:, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("flush", [False, True])
+def test_subnormal_weights_count_whatever_the_caller_flushes(backend, dtype, flush):
+    relevance = torch.tensor([0.0, 1e-40, 0.0, 2e-40], dtype=dtype)
+    torch.set_flush_denormal(flush)
+    try:
+        picks = select("mmr", torch.eye(4), relevance, 4)
+    finally:
+        torch.set_flush_denormal(False)
+    assert picks == [3, 1, 0, 2]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_all_rows_non_finite(backend, method, dtype):

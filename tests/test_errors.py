@@ -35,6 +35,7 @@ WEIGHTED = [
     ({"w": W.bool()}, TypeError, "{w} to be float16, bfloat16, float32 or float64, got bool"),
     ({"lam": -0.1}, ValueError, "lam to be in [0, 1], got -0.1"),
     ({"lam": 1.5}, ValueError, "lam to be in [0, 1], got 1.5"),
+    ({"lam": 1.0000001}, ValueError, "lam to be in [0, 1], got 1.0000001"),
     ({"lam": float("nan")}, ValueError, "lam to be in [0, 1], got nan"),
 ]
 VARLEN = [
@@ -102,8 +103,10 @@ def test_tensors_must_share_a_device(name, argument):
     given = arguments(name, {"w" if argument == "relevance" else argument: torch.ones(2, 5, device="meta")})
     if argument == "cu_k":
         given["cu_k"] = KEPT.to("meta")
-    with pytest.raises(ValueError, match=f"^{name}: expected {argument} to be on the device of x, cpu, got meta"):
-        getattr(torch.ops.tokenprune, name)(**given)
+    message = f"^{name}: expected {argument} to be on the device of x, cpu, got meta"
+    for call in (getattr(torch.ops.tokenprune, name), getattr(tokenprune_kernels, name)):
+        with pytest.raises(ValueError, match=message):
+            call(**given)
 
 
 @pytest.mark.parametrize("function", ["divprune", "mmr", "idpruner"])
@@ -125,6 +128,11 @@ def test_budgets(function, budget, message):
     weights = () if function == "divprune" else (W,)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{function}: {message}')}$"):
         getattr(tokenprune_kernels, function)(X, *weights, **budget)
+
+
+def test_a_ratio_is_a_number():
+    with pytest.raises(TypeError, match=r"^divprune: expected keep_ratio to be a number, got '0.5'$"):
+        tokenprune_kernels.divprune(X, keep_ratio="0.5")
 
 
 def test_a_ratio_of_a_tensor_without_rows_names_x():
@@ -150,6 +158,7 @@ def test_a_ratio_of_a_tensor_without_rows_names_x():
             "expected keep_ratio to be None with cu_seqlens, got 0.5",
         ),
         ({"cu_seqlens": SUMS}, "expected cu_k to be a tensor with cu_seqlens, got None"),
+        ({"k": 1, "lam": 0.5}, "expected lam to be None with method 'divprune', got 0.5"),
     ],
 )
 def test_prune(given, message):

@@ -46,10 +46,11 @@ def test_paths_agree_bit_for_bit_where_products_are_exact(dtype):
 
 
 def test_the_fused_paths_agree_bit_for_bit_on_float32():
-    outputs = {
-        python(BITS.format(isa=isa, dtype="float"), TOKENPRUNE_CPU_ISA=isa).stdout for isa in ISAS if isa != "portable"
-    }
-    assert len(outputs) <= 1
+    fused = [isa for isa in ISAS if isa != "portable"]
+    if len(fused) < 2:
+        pytest.skip("this processor has fewer than two fused paths")
+    outputs = {python(BITS.format(isa=isa, dtype="float"), TOKENPRUNE_CPU_ISA=isa).stdout for isa in fused}
+    assert len(outputs) == 1
     assert outputs != {""}
 
 

@@ -107,7 +107,10 @@ def test_similarity_pass_of_an_odd_layout(architecture, dtype):
     assert kernel.metadata.shared <= config.shared_memory
 
 
+# What ptxas does since triton 3.7.
 SPILLS = {(100, "divprune", 4_096), (100, "mmr", 16_384), (100, "idpruner", 16_384)}
+if triton.__version__.startswith("3.6."):
+    SPILLS = set()
 
 
 def greedy_cases():

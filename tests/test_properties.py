@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import python_ref
 from tests.conftest import INTERPRETED
 from tests.inputs import DTYPES, METHODS, arguments, exact_tokens, gaussian_tokens, judged, ops, random_weight
 
@@ -108,7 +109,11 @@ def test_a_permutation_of_distinct_rows_permutes_the_picks(backend, count, metho
         assert torch.equal(order[permuted], indices)
         assert torch.equal(permuted_scores, scores)
     else:
+        # Both candidates won with the same score: a tie, which goes to the lowest index of either order.
         assert method == "divprune"
+        similarity = python_ref.similarity.similarity_matrix(x, torch.ones(count, dtype=torch.bool)).fill_diagonal_(-2)
+        nearest = similarity.amax(dim=-1)
+        assert abs(nearest[indices[0]] - nearest[order[permuted[0]]]) < 1e-5
 
 
 @bounded

@@ -103,3 +103,17 @@ def test_prune_of_a_packed_batch_drops_the_unused_slots(method):
     assert torch.equal(indices, expected)
     (gradient,) = torch.autograd.grad(tokens.sum(), x)
     assert gradient.sum() == 15 * 8
+
+
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+def test_prune_hands_lam_on(method):
+    x, weight = gaussian_tokens(40, 8), random_weight(40)
+    sums, kept = prefix_sums(15, 25), prefix_sums(4, 11)
+    weights = {WEIGHT_NAME[method]: weight}
+    for lam in (0.0, 0.2, 1.0):
+        _, indices = tokenprune.prune(x, 15, method=method, lam=lam, sorted=False, **weights)
+        assert torch.equal(indices, getattr(ops, method)(x, weight, 15, lam))
+        _, indices = tokenprune.prune(x, method=method, lam=lam, sorted=False, cu_seqlens=sums, cu_k=kept, **weights)
+        assert torch.equal(indices, getattr(ops, f"{method}_varlen")(x, weight, sums, kept, 15, 25, lam))
+    _, indices = tokenprune.prune(x, 15, method=method, sorted=False, **weights)
+    assert torch.equal(indices, getattr(ops, method)(x, weight, 15, 0.5))

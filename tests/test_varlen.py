@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import python_ref
+import tokenprune_kernels
 from tests.inputs import DTYPES, METHODS, exact_tokens, exact_weight, gaussian_tokens, ops, random_weight
 
 pytestmark = pytest.mark.kernel
@@ -118,5 +119,22 @@ HOSTILE = [
 def test_wrong_contents_are_an_error_on_the_cpu(method, starts, kept, message):
     x, weight = gaussian_tokens(12, 3), random_weight(12)
     cu_seqlens, cu_k = torch.tensor(starts, dtype=torch.int32), torch.tensor(kept, dtype=torch.int32)
-    with pytest.raises(ValueError, match=f"^{method}_varlen: expected {message}"):
-        select(method, x, weight, cu_seqlens, cu_k, 8, 6)
+    given = varlen_arguments(method, x, weight, cu_seqlens, cu_k, 8, 6)
+    without_lam = given if method == "divprune" else given[:-1]
+    for call in (
+        lambda: getattr(torch.ops.tokenprune, f"{method}_varlen")(*given),
+        lambda: getattr(torch.ops.tokenprune_native, f"{method}_varlen")(*given),
+        lambda: getattr(tokenprune_kernels, f"{method}_varlen")(*without_lam),
+    ):
+        with pytest.raises(ValueError, match=f"^{method}_varlen: expected {message}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("starts", "kept", "message"),
+    [case for case in HOSTILE if "max_seqlen" not in case[2] and "total_k" not in case[2]],
+)
+def test_wrong_contents_are_an_error_when_capacities_are_read_from_them(starts, kept, message):
+    cu_seqlens, cu_k = torch.tensor(starts, dtype=torch.int32), torch.tensor(kept, dtype=torch.int32)
+    with pytest.raises(ValueError, match=f"^divprune_varlen: expected {message}"):
+        tokenprune_kernels.divprune_varlen(gaussian_tokens(12, 3), cu_seqlens, cu_k)

@@ -64,7 +64,18 @@ def _declare_overload(name: str, overload: str, schema: str, result_shape: Calla
     _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # selections have no gradient
     torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_library)
     for namespace in dispatch.compiled_namespaces():
-        torch.library.register_fake(f"{namespace}::{qualified}", fake)
+        if _compiled_schema(namespace, name, which) != qualified + schema:
+            dispatch.refuse(namespace, f"the extension declares {qualified} otherwise; rebuild it")
+        else:
+            torch.library.register_fake(f"{namespace}::{qualified}", fake)
+
+
+def _compiled_schema(namespace: str, name: str, overload: str) -> str | None:
+    """The schema that a compiled backend registered, without its namespace; None where there is none."""
+    try:
+        return str(getattr(getattr(getattr(torch.ops, namespace), name), overload)._schema).partition("::")[2]
+    except AttributeError:
+        return None
 
 
 def _require(condition: Any, message: Callable[[], str], error: type[Exception] = ValueError) -> None:
@@ -128,7 +139,7 @@ def _check_device(operator: str, name: str, tensor: Tensor, x: Tensor) -> None:
 
 
 def _check_lam(operator: str, lam: float) -> None:
-    _require(0.0 <= lam <= 1.0, lambda: f"{operator}: expected lam to be in [0, 1], got {lam:g}")
+    _require(0.0 <= lam <= 1.0, lambda: f"{operator}: expected lam to be in [0, 1], got {lam:.12g}")
 
 
 def _check_capacity(operator: str, name: str, capacity: int) -> None:
@@ -216,7 +227,8 @@ def divprune(x: Tensor, k: int) -> tuple[int, ...]:
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
 
-    Takes O(N^2 D) operations for the first pick and O(N k D) for the others, on the CPU with O(N) memory.
+    Takes O(N^2 D) operations for the first pick and O(N k D) for the others. On the CPU, takes O(N) memory
+    beside x, and a copy of x where its last stride is not 1.
     """
     return _dense("divprune", x, k)
 
@@ -241,7 +253,7 @@ def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5) -> tuple[int, ..
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
 
-    Takes O(N k D) operations, on the CPU with O(N) memory.
+    Takes O(N k D) operations; memory as for ``divprune``.
     """
     return _dense("mmr", x, k, lam, relevance=relevance)
 
@@ -266,7 +278,7 @@ def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> tuple[i
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
 
-    Takes O(N k D) operations, on the CPU with O(N) memory.
+    Takes O(N k D) operations; memory as for ``divprune``.
     """
     return _dense("idpruner", x, k, lam, importance=importance)
 

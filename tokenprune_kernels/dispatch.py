@@ -23,6 +23,9 @@ class Backend(Protocol):
     def namespace(self) -> str | None:
         """Where a compiled backend registers its form of the operators, for runtimes without Python."""
 
+    def refuse(self, reason: str) -> None:
+        """Makes the backend unavailable, because what it has compiled is not what is declared."""
+
     def unavailable(self, device_type: str) -> str | None:
         """Why the backend cannot run on tensors of this device type; None when it can."""
 
@@ -36,6 +39,9 @@ class _Absent:
     namespace = None
 
     def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def refuse(self, reason: str) -> None:
         self._reason = reason
 
     def unavailable(self, device_type: str) -> str | None:
@@ -85,6 +91,13 @@ def use_backend(name: str) -> Iterator[None]:
 def compiled_namespaces() -> list[str]:
     """The namespaces in which loaded backends have registered compiled operators."""
     return [backend.namespace for backend in BACKENDS.values() if backend.namespace is not None]
+
+
+def refuse(namespace: str, reason: str) -> None:
+    """Declares the backend with the given namespace unavailable."""
+    for backend in BACKENDS.values():
+        if backend.namespace == namespace:
+            backend.refuse(reason)
 
 
 def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:

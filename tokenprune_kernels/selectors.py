@@ -154,7 +154,7 @@ def prune(
     method: str = "divprune",
     relevance: Tensor | None = None,
     importance: Tensor | None = None,
-    lam: float = 0.5,
+    lam: float | None = None,
     sorted: bool = True,
     cu_seqlens: Tensor | None = None,
     cu_k: Tensor | None = None,
@@ -170,7 +170,7 @@ def prune(
         method: ``"divprune"``, ``"mmr"`` (needs ``relevance``) or ``"idpruner"`` (needs ``importance``).
         relevance: ``[..., N]`` or ``[T]``, for ``"mmr"``.
         importance: ``[..., N]`` or ``[T]``, for ``"idpruner"``.
-        lam: the share of relevance or importance, in [0, 1].
+        lam: the share of relevance or importance, in [0, 1], by default 0.5; not for ``"divprune"``.
         sorted: ascending indices, as language models consume them; False keeps selection order.
         cu_seqlens: see ``divprune_varlen``.
         cu_k: see ``divprune_varlen``.
@@ -194,7 +194,9 @@ def prune(
             rule, got = ("a tensor", None) if weight is None else (None, "a tensor")
             raise ValueError(f"prune: expected {name} to be {rule} with method {method!r}, got {got}")
     weight = weights[weight_name] if weight_name else None
-    lams = () if weight is None else (lam,)
+    if weight is None and lam is not None:
+        raise ValueError(f"prune: expected lam to be None with method {method!r}, got {lam}")
+    lams = () if weight is None else (0.5 if lam is None else lam,)
     if cu_seqlens is None:
         for name, value in {"cu_k": cu_k, "total_k": total_k, "max_seqlen": max_seqlen}.items():
             if value is not None:
@@ -232,12 +234,14 @@ def _count(name: str, x: Tensor, k: int | None, keep_ratio: float | None) -> int
         )
     if k is not None:
         return k
-    if not 0.0 < keep_ratio <= 1.0:  # type: ignore[operator]
-        raise ValueError(f"{name}: expected keep_ratio to be in (0, 1], got {keep_ratio:g}")
+    if not isinstance(keep_ratio, int | float):
+        raise TypeError(f"{name}: expected keep_ratio to be a number, got {keep_ratio!r}")
+    if not 0.0 < keep_ratio <= 1.0:
+        raise ValueError(f"{name}: expected keep_ratio to be in (0, 1], got {keep_ratio:.12g}")
     if x.dim() < 2:
         declaration.check_tokens(name, x)  # the operator would, but there is no N to take a share of
     count = x.shape[-2]
-    return min(count, max(1, round(keep_ratio * count)))  # type: ignore[operator]
+    return min(count, max(1, round(keep_ratio * count)))
 
 
 def _select(
@@ -295,5 +299,5 @@ def _select_varlen(
 def _ascending_within_segments(indices: Tensor, cu_k: Tensor, rows: int) -> Tensor:
     """The order that sorts each segment's slots, -1 last among them, without moving a slot to another segment."""
     slots = torch.arange(indices.shape[0], device=indices.device, dtype=cu_k.dtype)
-    segment = torch.searchsorted(cu_k, slots, right=True)
+    segment = torch.searchsorted(cu_k.contiguous(), slots, right=True)
     return (segment * (rows + 1) + torch.where(indices < 0, rows, indices)).argsort(stable=True)

@@ -117,7 +117,7 @@ Key best_key(const Item<T>& item, std::int64_t begin, std::int64_t end, const Sc
   for (std::int64_t i = begin; i < end; ++i) {
     if (item.state[i] == RowState::selected) continue;
     const Key key{item.state[i] == RowState::candidate ? score(i) : -kInfinity, i};
-    if (comes_before(key, best)) best = key;
+    if (best.index == kNoKey.index || comes_before(key, best)) best = key;
   }
   return best;
 }

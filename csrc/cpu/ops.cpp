@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -57,7 +58,10 @@ void check_weight(const Operator& op, const Tensor& weight, const Tensor& x) {
 }
 
 void check_lam(const Operator& op, double lam) {
-  TOKENPRUNE_CHECK(lam >= 0.0 && lam <= 1.0, op, "lam to be in [0, 1], got ", lam);
+  if (lam >= 0.0 && lam <= 1.0) return;
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.12g", lam);
+  TOKENPRUNE_CHECK(false, op, "lam to be in [0, 1], got ", digits);
 }
 
 void check_k(const Operator& op, int64_t k, int64_t count) {
@@ -127,7 +131,6 @@ struct AllThreads {
 // taking the next item; the threads share the rows of each of the few that remain.
 template <class Run>
 void for_each_item(int64_t items, const Run& run) {
-  const DefaultFloatEnvironment environment;
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   const int64_t whole = items / threads * threads;
   std::atomic<int64_t> next{0};
@@ -186,7 +189,14 @@ int64_t item_offset(const Tensor& x, int64_t item) {
   return offset;
 }
 
-Tensor with_unit_stride(const Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
+// x itself, or a copy with adjacent elements; an expanded batch is copied once, not once per item.
+Tensor with_unit_stride(const Tensor& x) {
+  if (x.stride(-1) == 1 || x.size(-1) == 1) return x;
+  Tensor distinct = x;
+  for (int64_t dim = 0; dim < x.dim() - 2; ++dim)
+    if (x.stride(dim) == 0 && x.size(dim) > 1) distinct = distinct.narrow(dim, 0, 1);
+  return distinct.contiguous().expand(x.sizes());
+}
 
 Tensor as_float(const Tensor& weight) { return weight.defined() ? weight.to(at::kFloat).contiguous() : weight; }
 
@@ -212,6 +222,7 @@ Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor
   check_lam(op, lam);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
 
+  const DefaultFloatEnvironment environment;
   const int64_t count = x.size(-2), depth = x.size(-1);
   auto shape = x.sizes().slice(0, x.dim() - 1).vec();
   shape.back() = k;
@@ -250,6 +261,7 @@ Result varlen(const Operator& op, bool with_scores, const Tensor& x, const Tenso
   check_segments(op, starts, kept, x.size(0), total_k, max_seqlen);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
 
+  const DefaultFloatEnvironment environment;
   const Result result = allocate({total_k}, with_scores);
   const Slots unused = slots_from(result, kept.back(), total_k - kept.back(), 0);
   std::fill_n(unused.indices, unused.k, -1);

@@ -30,9 +30,11 @@ DotTile<T> dot_tile();
 // 1 / max(|x|, 1e-12), given <x, x>.
 inline float reciprocal_norm(float sum_of_squares) { return 1.0f / std::max(std::sqrt(sum_of_squares), 1e-12f); }
 
-// Symmetric in i and j: the two reciprocal norms are multiplied first.
+// Symmetric in i and j: the two reciprocal norms are multiplied first. Clamped, because the dot product of two finite
+// rows whose sums of squares are next to the largest float can round to infinity.
 inline float similarity(float dot, float reciprocal_norm_i, float reciprocal_norm_j) {
-  return dot * (reciprocal_norm_i * reciprocal_norm_j);
+  const float cosine = dot * (reciprocal_norm_i * reciprocal_norm_j);
+  return std::min(std::max(cosine, -1.0f), 1.0f);
 }
 
 }  // namespace tokenprune::cpu

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.machinery
-import mmap
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+_REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in the source tree"
 _BUILT_FOR = re.compile(rb"tokenprune_kernels built for torch ([0-9.]+)")
 _RELEASE = re.sub(r"[^0-9.].*", "", torch.__version__)  # without a local or development suffix
 
@@ -24,26 +24,30 @@ def _load() -> tuple[ModuleType | None, str]:
     candidates = (package / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     path = next((candidate for candidate in candidates if candidate.exists()), None)
     if path is None:
-        return None, "the extension is not built; run `pip install --no-build-isolation -e .` in the source tree"
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
-        built_for = _BUILT_FOR.search(contents)
-        release = built_for[1].decode() if built_for else "an unknown version"
-    # Another release may have another binary interface: loading it could crash instead of failing.
-    if release != _RELEASE:
-        return None, (
-            f"the extension was built for torch {release}, but torch {torch.__version__} is running; "
-            "rebuild it with `pip install --no-build-isolation -e .`"
-        )
+        return None, f"the extension is not built for this Python; {_REBUILD}"
     try:
+        built_for = _BUILT_FOR.search(path.read_bytes())
+        release = built_for[1].decode() if built_for else "an unknown version"
+        # Another release may have another binary interface: loading it could crash instead of failing.
+        if release != _RELEASE:
+            return None, (
+                f"the extension was built for torch {release}, but torch {torch.__version__} is running; {_REBUILD}"
+            )
         extension = importlib.import_module(f"{__package__.rpartition('.')[0]}._C")
         extension.build_info()
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         return None, str(error)
     return extension, ""
 
 
 extension, _reason = _load()
 namespace: str | None = None if extension is None else extension.namespace
+
+
+def refuse(reason: str) -> None:
+    """Makes the backend unavailable, because what it has compiled is not what is declared."""
+    global extension, namespace, _reason
+    extension, namespace, _reason = None, None, reason
 
 
 def unavailable(device_type: str) -> str | None:

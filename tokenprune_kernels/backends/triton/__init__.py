@@ -13,6 +13,11 @@ import torch
 namespace: str | None = None
 
 
+def refuse(reason: str) -> None:
+    """Never asked for: nothing is compiled ahead that could differ from the declaration."""
+    raise NotImplementedError(reason)
+
+
 @functools.cache
 def unavailable(device_type: str) -> str | None:
     """Why the backend cannot run on tensors of this device type; None when it can."""

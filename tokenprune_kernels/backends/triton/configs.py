@@ -43,14 +43,24 @@ class GreedyConfig:
 # The first row that fits is taken.
 SIMILARITY = (
     SimilarityConfig(
-        (2,), 1_536, 80, False, 64, 64, 4, 3, 168, 50_000, "small N leaves most of the chip idle with larger tiles"
+        (2,), 1_536, 80, False, 64, 64, 4, 3, 232, 50_000, "small N leaves most of the chip idle with larger tiles"
     ),
     SimilarityConfig(
         (2,), LARGEST_COUNT, 90, True, 128, 64, 8, 3, 255, 100_000, "half the traffic; spills without 16-byte loads"
     ),
-    SimilarityConfig((2,), LARGEST_COUNT, 80, False, 64, 64, 4, 3, 168, 50_000, "conservative: fits everything"),
+    SimilarityConfig((2,), LARGEST_COUNT, 80, False, 64, 64, 4, 3, 232, 50_000, "conservative: fits everything"),
     SimilarityConfig(
-        (4,), LARGEST_COUNT, 80, False, 64, 16, 8, 3, 168, 50_000, "float32 products run outside the tensor cores"
+        (4,),
+        LARGEST_COUNT,
+        80,
+        False,
+        64,
+        16,
+        8,
+        2,
+        255,
+        50_000,
+        "float32 products run outside the tensor cores; a third stage spills",
     ),
 )
 

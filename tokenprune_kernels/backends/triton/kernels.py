@@ -159,10 +159,13 @@ def _load_block(rows, inside, d, width, EVEN_D: tl.constexpr):
 
 @triton.jit
 def _similarity(dot, reciprocal_norm_i, reciprocal_norm_j):
-    """Symmetric in i and j: the two reciprocal norms are multiplied first. -inf where a row is non-finite."""
+    """Symmetric in i and j: the two reciprocal norms are multiplied first. -inf where a row is non-finite.
+
+    Clamped, because the dot product of two rows whose sums of squares are next to the largest float can be infinite.
+    """
     scale = reciprocal_norm_i[:, None] * reciprocal_norm_j[None, :]
     finite = (reciprocal_norm_i != 0.0)[:, None] & (reciprocal_norm_j != 0.0)[None, :]
-    return tl.where(finite, dot * scale, float("-inf"))
+    return tl.where(finite, tl.minimum(tl.maximum(dot * scale, -1.0), 1.0), float("-inf"))
 
 
 @triton.jit(
