@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,19 @@ _ops = getattr(torch.ops, declaration.NAMESPACE)
 _WEIGHT_OF = {"divprune": None, "mmr": "relevance", "idpruner": "importance"}
 
 
+@overload
+def divprune(
+    x: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def divprune(
+    x: Tensor, k: int | None = ..., *, keep_ratio: float | None = ..., sorted: bool = ..., return_scores: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
 def divprune(
     x: Tensor,
     k: int | None = None,
@@ -21,7 +34,7 @@ def divprune(
     keep_ratio: float | None = None,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The k rows of each item chosen by DivPrune, greedy max-min diversity (Alvar et al., CVPR 2025).
 
     Args:
@@ -43,6 +56,28 @@ def divprune(
     return _select("divprune", (x,), k, keep_ratio, (), sorted, return_scores)
 
 
+@overload
+def mmr(
+    x: Tensor,
+    relevance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def mmr(
+    x: Tensor,
+    relevance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def mmr(
     x: Tensor,
     relevance: Tensor,
@@ -52,7 +87,7 @@ def mmr(
     lam: float = 0.5,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The k rows of each item chosen by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
 
     ``relevance`` is ``[..., N]``, float16 to float64, ``lam`` its share against diversity, in [0, 1]. Everything else
@@ -61,6 +96,28 @@ def mmr(
     return _select("mmr", (x, relevance), k, keep_ratio, (lam,), sorted, return_scores)
 
 
+@overload
+def idpruner(
+    x: Tensor,
+    importance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def idpruner(
+    x: Tensor,
+    importance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def idpruner(
     x: Tensor,
     importance: Tensor,
@@ -70,7 +127,7 @@ def idpruner(
     lam: float = 0.5,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The k rows of each item chosen by IDPruner: MMR on scaled importance (Tan et al., arXiv 2602.13315).
 
     ``importance`` is ``[..., N]``, float16 to float64, ``lam`` its share against diversity, in [0, 1]. Everything else
@@ -79,6 +136,28 @@ def idpruner(
     return _select("idpruner", (x, importance), k, keep_ratio, (lam,), sorted, return_scores)
 
 
+@overload
+def divprune_varlen(
+    x: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def divprune_varlen(
+    x: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def divprune_varlen(
     x: Tensor,
     cu_seqlens: Tensor,
@@ -88,7 +167,7 @@ def divprune_varlen(
     *,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """``divprune`` on each segment of a packed ragged batch.
 
     Args:
@@ -109,6 +188,32 @@ def divprune_varlen(
     return _select_varlen("divprune", x, None, cu_seqlens, cu_k, total_k, max_seqlen, (), sorted, return_scores)
 
 
+@overload
+def mmr_varlen(
+    x: Tensor,
+    relevance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def mmr_varlen(
+    x: Tensor,
+    relevance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def mmr_varlen(
     x: Tensor,
     relevance: Tensor,
@@ -120,11 +225,37 @@ def mmr_varlen(
     lam: float = 0.5,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """``mmr`` on each segment of a packed ragged batch; ``relevance`` is ``[T]``, the rest as ``divprune_varlen``."""
     return _select_varlen("mmr", x, relevance, cu_seqlens, cu_k, total_k, max_seqlen, (lam,), sorted, return_scores)
 
 
+@overload
+def idpruner_varlen(
+    x: Tensor,
+    importance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def idpruner_varlen(
+    x: Tensor,
+    importance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    lam: float = ...,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def idpruner_varlen(
     x: Tensor,
     importance: Tensor,
@@ -136,7 +267,7 @@ def idpruner_varlen(
     lam: float = 0.5,
     sorted: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """``idpruner`` on each segment of a packed ragged batch, importance scaled within each segment.
 
     ``importance`` is ``[T]``, the rest as ``divprune_varlen``.
