@@ -116,7 +116,7 @@ def _prune(options: argparse.Namespace) -> None:
         method=options.method,
         relevance=norm / norm.max() if options.method == "mmr" else None,
         importance=norm if options.method == "idpruner" else None,
-        lam=0.5 if options.lam is None else options.lam,
+        lam=options.lam,
     )
     elapsed = perf_counter() - start
     pictures.save_picture(pictures.draw_kept(picture, kept), options.out)
