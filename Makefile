@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc')
+# A machine with a GPU and no network runs what it has.
+GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
+GPU_SELECTION := tests/test_hostile_varlen.py tests/test_edge_rows.py tests/test_triton.py -k "gpu and not tiny"
 SANITIZED := build/sanitized
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench lint format sanitize wheel test-wheel clean
+.PHONY: help build demo test test-all bench gpu gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +40,18 @@ test-all: build ## the test suite without `gpu`
 
 bench: build ## throughput of the operators beside the oracle; BENCH_OPTIONS go to pytest
 	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,rounds $(BENCH_OPTIONS)
+
+gpu-build:
+	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest and a CUDA device"; exit 2; }
+	$(GPU_PYTHON) setup.py -q build_ext --inplace
+
+gpu: gpu-build ## on a machine with a GPU: the `gpu` tests, then the benchmark into bench/results and README.md
+	$(GPU_PYTHON) -m pytest -q -m gpu
+	$(GPU_PYTHON) -m bench.gpu
+
+gpu-sanitize: gpu-build ## on a machine with a GPU: compute-sanitizer over a short selection of the `gpu` tests
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(GPU_PYTHON) -m pytest -q -m gpu $(GPU_SELECTION)
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(GPU_PYTHON) -m pytest -q -m gpu $(GPU_SELECTION)
 
 lint: build ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check
