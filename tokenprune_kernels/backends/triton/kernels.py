@@ -36,7 +36,7 @@ def _larger(a, b):
     return tl.maximum(a, b)
 
 
-@triton.jit(do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group", "capacity"])
+@triton.jit(do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group"])
 def plan_kernel(
     cu_seqlens,
     cu_k,
@@ -46,7 +46,6 @@ def plan_kernel(
     total_k,
     max_seqlen,
     group,
-    capacity,
     BLOCK_S: tl.constexpr,
 ):
     """One program plans one group of segments: first row, length, k, first slot and padded workspace row of each.
@@ -76,11 +75,9 @@ def plan_kernel(
         length = tl.where(valid, end - start, 0)
         padded = tl.cdiv(length, ROW_ALIGNMENT)
         workspace_row = used + tl.cumsum(padded, 0) - padded
-        # Only segments that overlap in x can be more than the workspace holds.
-        valid = valid & (workspace_row + padded <= capacity)
         columns = plan + s * PLAN_COLUMNS
         tl.store(columns, start, mask=inside)
-        tl.store(columns + 1, tl.where(valid, length, 0), mask=inside)
+        tl.store(columns + 1, length, mask=inside)
         tl.store(columns + 2, tl.where(valid, tl.minimum(slot_end - slot, length), 0), mask=inside)
         tl.store(columns + 3, slot, mask=inside)
         tl.store(columns + 4, workspace_row, mask=inside)

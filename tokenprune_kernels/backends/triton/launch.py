@@ -142,7 +142,7 @@ def _varlen(
     scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=x.device) if with_scores else None
     if segments > 0 and longest > 0 and total_k > 0:
         group = min(segments, _group(longest))
-        capacity = min(_padded(rows) + group, group * _padded(longest))
+        capacity = group * _padded(longest)  # segments that overlap in x may have more rows than x
         tokens = _Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
         select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, longest, capacity)
         with _on_device(x):
@@ -157,7 +157,6 @@ def _varlen(
                     "total_k": total_k,
                     "max_seqlen": max_seqlen,
                     "group": group,
-                    "capacity": capacity,
                 },
                 {"BLOCK_S": _BLOCK_S},
             )
