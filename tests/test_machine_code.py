@@ -99,7 +99,7 @@ def test_similarity_pass(architecture, config, dtype):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_similarity_pass_of_an_odd_layout(architecture, dtype):
-    config = configs.similarity_config(dtype.itemsize, 2_880, architecture, aligned=False)
+    config = configs.similarity_config(dtype.itemsize, 2_880, 1_001, architecture, aligned=False)
     kernel = similarity_kernel(config, architecture, dtype, 1_001, UNALIGNED)
     code = kernel.asm["sass"]
     assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
@@ -108,14 +108,14 @@ def test_similarity_pass_of_an_odd_layout(architecture, dtype):
 
 
 # What ptxas does since triton 3.7.
-SPILLS = {(100, "divprune", 4_096), (100, "mmr", 16_384), (100, "idpruner", 16_384)}
+SPILLS = {(100, "mmr", 16_384), (100, "idpruner", 16_384)}
 if triton.__version__.startswith("3.6."):
     SPILLS = set()
 
 
 def greedy_cases():
     for architecture in ARCHITECTURES:
-        for block_n in (64, 512, *(config.block_n for config in configs.GREEDY)):
+        for block_n in (64, 512, *sorted({config.block_n for config in configs.GREEDY})):
             for method in ("divprune", "mmr", "idpruner"):
                 marks = ()
                 if (architecture, method, block_n) in SPILLS:
@@ -125,8 +125,8 @@ def greedy_cases():
 
 @pytest.mark.parametrize(("architecture", "block_n", "method"), list(greedy_cases()))
 def test_greedy_loop(architecture, block_n, method):
-    config = configs.greedy_config(block_n)
-    tile = configs.similarity_config(2, block_n, architecture, aligned=True)
+    config = configs.greedy_config(block_n, architecture)
+    tile = configs.similarity_config(2, block_n, 4_096, architecture, aligned=True)
     tensors = dict.fromkeys(("similarity", "row_maximum", "reciprocal_norm", "importance", "scores"), torch.float32)
     kernel = compiled(
         kernels.greedy_kernel,
@@ -169,19 +169,21 @@ def test_plan(architecture):
 
 
 def test_the_kernels_compile_for_gfx942():
-    config = configs.similarity_config(2, 2_880, 80, aligned=True)
+    config = configs.similarity_config(2, 2_880, 4_096, 80, aligned=True)
     kernel = similarity_kernel(config, GPUTarget("hip", "gfx942", 64), torch.bfloat16, 4096, ALIGNED)
     assert "v_mfma_f32" in kernel.asm["amdgcn"]
 
 
 def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     taken = {
-        configs.similarity_config(size, count, architecture, aligned)
+        configs.similarity_config(size, count, depth, architecture, aligned)
         for size in (2, 4)
         for count in (1, 576, 1_536, 1_537, 2_880, configs.LARGEST_COUNT)
+        for depth in (1, 32, 33, 4_096)
         for architecture in ARCHITECTURES
         for aligned in (True, False)
     }
     assert taken == set(configs.SIMILARITY)
-    assert {configs.greedy_config(2**power) for power in range(4, 15)} == set(configs.GREEDY)
+    taken = {configs.greedy_config(2**power, architecture) for power in range(4, 15) for architecture in ARCHITECTURES}
+    assert taken == set(configs.GREEDY)
     assert all(row.reason for row in (*configs.SIMILARITY, *configs.GREEDY))

@@ -1,4 +1,4 @@
-"""Launch knobs as data: tiles, warps and stages by dtype, N and device, each with its reason.
+"""Launch knobs as data: tiles, warps and stages by dtype, N, D and device, each with its reason.
 
 A configuration may change how work is cut, never the order in which a similarity is summed. No row is tuned: none has
 been timed on a GPU yet. ``registers`` (per thread) and ``shared_memory`` (bytes per block) are ceilings that the
@@ -12,29 +12,33 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
+ANY_DEPTH = 2**31
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
-    """The tile of the similarity pass, ``BLOCK_N x BLOCK_N`` similarities from ``BLOCK_D`` elements at a time."""
+    """The tile of the similarity pass, ``block_n x block_n`` similarities from ``block_d`` elements at a time."""
 
     element_sizes: tuple[int, ...]
-    largest_count: int
-    oldest_architecture: int
-    needs_alignment: bool
-    block_n: int
-    block_d: int
-    num_warps: int
-    num_stages: int
-    registers: int
-    shared_memory: int
+    largest_count: int = LARGEST_COUNT
+    largest_depth: int = ANY_DEPTH
+    oldest_architecture: int = 80
+    needs_alignment: bool = False
+    block_n: int = 64
+    block_d: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+    registers: int = 232
+    shared_memory: int = 50_000
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GreedyConfig:
     """The greedy loop over up to ``block_n`` rows, held by one block of ``num_warps`` warps."""
 
     block_n: int
+    oldest_architecture: int = 80
     num_warps: int
     registers: int
     reason: str
@@ -42,42 +46,55 @@ class GreedyConfig:
 
 # The first row that fits is taken.
 SIMILARITY = (
+    SimilarityConfig(element_sizes=(2,), largest_depth=32, block_d=32, reason="one step covers short rows"),
     SimilarityConfig(
-        (2,), 1_536, 80, False, 64, 64, 4, 3, 232, 50_000, "small N leaves most of the chip idle with larger tiles"
+        element_sizes=(2,), largest_count=1_536, reason="small N leaves most of the chip idle with larger tiles"
     ),
     SimilarityConfig(
-        (2,), LARGEST_COUNT, 90, True, 128, 64, 8, 3, 255, 100_000, "half the traffic; spills without 16-byte loads"
+        element_sizes=(2,),
+        oldest_architecture=90,
+        needs_alignment=True,
+        block_n=128,
+        num_warps=8,
+        registers=255,
+        shared_memory=100_000,
+        reason="half the traffic of the tile below; spills without 16-byte loads",
     ),
-    SimilarityConfig((2,), LARGEST_COUNT, 80, False, 64, 64, 4, 3, 232, 50_000, "conservative: fits everything"),
+    SimilarityConfig(element_sizes=(2,), reason="conservative: fits everything"),
     SimilarityConfig(
-        (4,),
-        LARGEST_COUNT,
-        80,
-        False,
-        64,
-        16,
-        8,
-        2,
-        255,
-        50_000,
-        "float32 products run outside the tensor cores; a third stage spills",
+        element_sizes=(4,),
+        block_d=16,
+        num_warps=8,
+        num_stages=2,
+        registers=255,
+        reason="float32 products run outside the tensor cores; a third stage spills",
     ),
 )
 
 GREEDY = (
-    GreedyConfig(1_024, 4, 128, "8 rows a thread; few warps make the reduction short"),
-    GreedyConfig(4_096, 8, 168, "16 rows a thread"),
-    GreedyConfig(8_192, 16, 128, "16 rows a thread"),
-    GreedyConfig(LARGEST_COUNT, 32, 64, "16 rows a thread, all a block can have"),
+    GreedyConfig(
+        block_n=1_024, num_warps=4, registers=128, reason="8 rows a thread; few warps make the reduction short"
+    ),
+    GreedyConfig(
+        block_n=4_096,
+        oldest_architecture=100,
+        num_warps=16,
+        registers=128,
+        reason="8 rows a thread; with 16 the compiler spills on sm_100",
+    ),
+    GreedyConfig(block_n=4_096, num_warps=8, registers=168, reason="16 rows a thread"),
+    GreedyConfig(block_n=8_192, num_warps=16, registers=128, reason="16 rows a thread"),
+    GreedyConfig(block_n=LARGEST_COUNT, num_warps=32, registers=64, reason="16 rows a thread, all a block can have"),
 )
 
 
-def similarity_config(element_size: int, count: int, architecture: int, aligned: bool) -> SimilarityConfig:
+def similarity_config(element_size: int, count: int, depth: int, architecture: int, aligned: bool) -> SimilarityConfig:
     """The first fitting row of the table.
 
     Args:
         element_size: bytes of an element of x.
         count: N, or the longest segment.
+        depth: D.
         architecture: the device's compute capability, such as 90 for sm_90.
         aligned: whether rows can be loaded 16 bytes at a time.
     """
@@ -86,11 +103,12 @@ def similarity_config(element_size: int, count: int, architecture: int, aligned:
         for config in SIMILARITY
         if element_size in config.element_sizes
         and count <= config.largest_count
+        and depth <= config.largest_depth
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
     )
 
 
-def greedy_config(block_n: int) -> GreedyConfig:
-    """The first row of the table that holds so many rows."""
-    return next(config for config in GREEDY if block_n <= config.block_n)
+def greedy_config(block_n: int, architecture: int) -> GreedyConfig:
+    """The first row of the table that holds so many rows, for the device's compute capability."""
+    return next(config for config in GREEDY if block_n <= config.block_n and architecture >= config.oldest_architecture)

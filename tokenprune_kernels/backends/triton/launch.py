@@ -188,7 +188,9 @@ class _Selection:
         self.scores = scores
         self.longest = longest
         self.capacity = capacity
-        self.config = similarity_config(x.element_size(), longest, _architecture(x.device), tokens.alignment > 1)
+        self.config = similarity_config(
+            x.element_size(), longest, x.shape[-1], _architecture(x.device), tokens.alignment > 1
+        )
         self.tiles = triton.cdiv(longest, self.config.block_n)
         rows = capacity * _ROW_ALIGNMENT
         self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
@@ -254,7 +256,7 @@ class _Selection:
                 "redundancy_weight": 1.0 - self.lam,
             },
             shared | greedy_constants(block_n, self.config, self.method, self.scores is not None),
-            num_warps=greedy_config(block_n).num_warps,
+            num_warps=greedy_config(block_n, _architecture(self.indices.device)).num_warps,
         )
 
 
