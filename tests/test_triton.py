@@ -68,7 +68,9 @@ def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend,
 
 
 @only_triton
-def test_sizes_of_one_bucket_share_their_kernels(backend):
+def test_sizes_of_one_bucket_share_their_kernels(backend, monkeypatch):
+    monkeypatch.setattr(launch, "_compiled", set())
+
     def run(items, count, depth, k):
         x, weight = gaussian_tokens(items, count, depth, dtype=torch.bfloat16), random_weight(items, count)
         ops.divprune(x, k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -51,7 +52,7 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"`` and ``"idpruner"``; weights are taken to be float32.
+        methods: which of ``"divprune"``, ``"mmr"`` and ``"idpruner"``; weights may be float32 or of the tokens' dtype.
         device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
     """
     for count, depth in shapes:
@@ -59,8 +60,10 @@ def warmup(
         sums = torch.tensor([0, count], dtype=torch.int32, device=device)
         kept = torch.tensor([0, 1], dtype=torch.int32, device=device)
         for method in methods:
-            weights = () if method == "divprune" else (x.new_ones(count, dtype=torch.float32),)
-            for overload in ("default", "scores"):
+            all_weights = (
+                [()] if method == "divprune" else [(x.new_ones(count, dtype=d),) for d in {dtype, torch.float32}]
+            )
+            for weights, overload in itertools.product(all_weights, ("default", "scores")):
                 operator(method, overload)(x, *weights, 1)
                 operator(f"{method}_varlen", overload)(x, *weights, sums, kept, 1, count)
 

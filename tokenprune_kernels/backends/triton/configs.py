@@ -1,4 +1,4 @@
-"""Launch knobs as data: tiles, warps and stages by dtype, N, D and device, each with its reason.
+"""Launch knobs as data: tiles, warps and stages by dtype, N, alignment and device, each with its reason.
 
 A configuration may change how work is cut, never the order in which a similarity is summed. No row is tuned: none has
 been timed on a GPU yet. ``registers`` (per thread) and ``shared_memory`` (bytes per block) are ceilings that the
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
-ANY_DEPTH = 2**31
-
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
@@ -21,7 +19,6 @@ class SimilarityConfig:
 
     element_sizes: tuple[int, ...]
     largest_count: int = LARGEST_COUNT
-    largest_depth: int = ANY_DEPTH
     oldest_architecture: int = 80
     needs_alignment: bool = False
     block_n: int = 64
@@ -46,7 +43,6 @@ class GreedyConfig:
 
 # The first row that fits is taken.
 SIMILARITY = (
-    SimilarityConfig(element_sizes=(2,), largest_depth=32, block_d=32, reason="one step covers short rows"),
     SimilarityConfig(
         element_sizes=(2,), largest_count=1_536, reason="small N leaves most of the chip idle with larger tiles"
     ),
@@ -88,13 +84,12 @@ GREEDY = (
 )
 
 
-def similarity_config(element_size: int, count: int, depth: int, architecture: int, aligned: bool) -> SimilarityConfig:
+def similarity_config(element_size: int, count: int, architecture: int, aligned: bool) -> SimilarityConfig:
     """The first fitting row of the table.
 
     Args:
         element_size: bytes of an element of x.
         count: N, or the longest segment.
-        depth: D.
         architecture: the device's compute capability, such as 90 for sm_90.
         aligned: whether rows can be loaded 16 bytes at a time.
     """
@@ -103,7 +98,6 @@ def similarity_config(element_size: int, count: int, depth: int, architecture: i
         for config in SIMILARITY
         if element_size in config.element_sizes
         and count <= config.largest_count
-        and depth <= config.largest_depth
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
     )

@@ -19,6 +19,7 @@ This bounds the tensor core's truncation and fixes the order of the sum, whateve
 NORM_BLOCK_N = tl.constexpr(16)
 NORM_BLOCK_D = tl.constexpr(256)
 """The block of the row norms: not a knob, because it fixes the order of their sums."""
+_NORM_FOLDS = tl.constexpr(8)  # log2(NORM_BLOCK_D)
 
 ROW_ALIGNMENT = tl.constexpr(4)
 """Float32 elements in 16 bytes: what rows and columns of the workspaces are padded to."""
@@ -36,7 +37,10 @@ def _larger(a, b):
     return tl.maximum(a, b)
 
 
-@triton.jit(do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group"])
+@triton.jit(
+    do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group"],
+    do_not_specialize_on_alignment=["cu_seqlens", "cu_k"],
+)
 def plan_kernel(
     cu_seqlens,
     cu_k,
@@ -104,7 +108,10 @@ def _segment(plan, segment, first_segment, count, k, VARLEN: tl.constexpr):
     return first_row, length, kept, slot, workspace_row
 
 
-@triton.jit(do_not_specialize=["first_segment", "count", "depth", "blocks", "stride_xb", "stride_xn"])
+@triton.jit(
+    do_not_specialize=["first_segment", "count", "depth", "blocks", "stride_xb", "stride_xn"],
+    do_not_specialize_on_alignment=["weight"],
+)
 def row_norm_kernel(
     x,
     weight,
@@ -127,7 +134,8 @@ def row_norm_kernel(
     first_row, length, _, _, workspace_row = _segment(plan, segment, first_segment, count, 0, VARLEN)
     n = (program % blocks) * NORM_BLOCK_N + tl.arange(0, NORM_BLOCK_N)  # [NORM_BLOCK_N]
     inside = n < length
-    rows = x + segment * (stride_xb * ALIGNMENT) + (first_row + n) * (stride_xn * ALIGNMENT)
+    stride_n = stride_xn.to(tl.int64) * ALIGNMENT
+    rows = x + segment * stride_xb * ALIGNMENT + (first_row + n) * stride_n
     width = depth * ALIGNMENT
     squares = tl.zeros([NORM_BLOCK_N, NORM_BLOCK_D], tl.float32)
     for begin in range(0, width, NORM_BLOCK_D):
@@ -135,7 +143,10 @@ def row_norm_kernel(
         mask = inside[:, None] & (d < width)[None, :]
         values = tl.load(rows[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
         squares += values * values
-    sum_of_squares = tl.sum(squares, axis=1)  # [NORM_BLOCK_N]
+    # Folded by pairs, because the order of a longer reduction depends on the layout, and that on the alignment of x.
+    for fold in tl.static_range(_NORM_FOLDS):
+        squares = tl.sum(tl.reshape(squares, [NORM_BLOCK_N, 2, NORM_BLOCK_D >> (fold + 1)]), axis=1)
+    sum_of_squares = tl.reshape(squares, [NORM_BLOCK_N])
     # Not finite whenever an element is not: products and sums keep Inf and NaN.
     finite = sum_of_squares < float("inf")
     if HAS_WEIGHT:
@@ -198,9 +209,10 @@ def similarity_kernel(
     if (tile_i * BLOCK_N < length) & (tile_j * BLOCK_N < length):
         i = tile_i * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
         j = tile_j * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-        base = x + segment * (stride_xb * ALIGNMENT) + first_row * (stride_xn * ALIGNMENT)
-        rows_i = base + i * (stride_xn * ALIGNMENT)
-        rows_j = base + j * (stride_xn * ALIGNMENT)
+        stride_n = stride_xn.to(tl.int64) * ALIGNMENT
+        base = x + segment * stride_xb * ALIGNMENT + first_row * stride_n
+        rows_i = base + i * stride_n
+        rows_j = base + j * stride_n
         width = depth * ALIGNMENT
         dot = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
         for chunk in range(0, width, CHUNK):
@@ -218,11 +230,11 @@ def similarity_kernel(
         norm_i = tl.load(reciprocal_norm + workspace_row + i, mask=i < length, other=0.0)
         norm_j = tl.load(reciprocal_norm + workspace_row + j, mask=j < length, other=0.0)
         values = _similarity(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
-        offsets = (workspace_row + i)[:, None] * (stride_sn * ROW_ALIGNMENT) + j[None, :]
+        offsets = (workspace_row + i)[:, None] * (stride_sn.to(tl.int64) * ROW_ALIGNMENT) + j[None, :]
         tl.store(similarity + offsets, values, mask=(i < length)[:, None] & (j < length)[None, :])
         if WITH_ROW_MAXIMUM:
             others = tl.where(i[:, None] == j[None, :], float("-inf"), values)
-            of_tile = row_maximum + tile_j * (capacity * ROW_ALIGNMENT) + workspace_row + i
+            of_tile = row_maximum + tile_j * capacity * ROW_ALIGNMENT + workspace_row + i
             tl.store(of_tile, tl.max(others, axis=1), mask=i < length)
 
 
@@ -306,7 +318,7 @@ def greedy_kernel(
     if METHOD == "divprune":
         nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
         for tile in range(0, tl.cdiv(length, TILE_N)):
-            of_tile = row_maximum + tile * (capacity * ROW_ALIGNMENT) + workspace_row + n
+            of_tile = row_maximum + tile * capacity * ROW_ALIGNMENT + workspace_row + n
             nearest = tl.maximum(nearest, tl.load(of_tile, mask=padded))
         score = _score(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
     else:
@@ -326,6 +338,6 @@ def greedy_kernel(
         if WITH_SCORES:
             tl.store(scores + slot + step, _score_of(best))
         running_maximum = tl.where(n == pick, float("nan"), running_maximum)
-        row = similarity + (workspace_row + pick) * (stride_sn * ROW_ALIGNMENT) + n
+        row = similarity + (workspace_row + pick) * stride_sn * ROW_ALIGNMENT + n
         running_maximum = tl.maximum(running_maximum, tl.load(row, mask=padded), propagate_nan=tl.PropagateNan.ALL)
         score = _score(running_maximum, relevance, relevance_weight, redundancy_weight, METHOD)

@@ -21,6 +21,9 @@ WORKSPACE_LIMIT = 2**30
 _ALIGNMENT = 8
 _ROW_ALIGNMENT = kernels.ROW_ALIGNMENT.value
 _BLOCK_S = 128
+_ANY_ALIGNMENT = ("weight", "cu_seqlens", "cu_k")  # what kernels.py does not specialise on the alignment of
+_OLDEST_ARCHITECTURE = 80
+_CHECKED_ARCHITECTURES = (80, 90, 100)
 _INTERPRETED_ARCHITECTURE = 90
 
 _compiled: set[tuple[Any, ...]] = set()
@@ -96,6 +99,11 @@ class _Tokens:
         aligned = all(size % _ALIGNMENT == 0 for size in (stride_xb, stride_xn, x.shape[-1]))
         return cls(x, stride_xb, stride_xn, _ALIGNMENT if aligned else 1)
 
+    @property
+    def whole_words(self) -> bool:
+        """Whether rows can be loaded 16 bytes at a time."""
+        return self.alignment > 1 and self.x.data_ptr() % 16 == 0
+
     def arguments(self) -> dict[str, int]:
         return {
             "depth": self.x.shape[-1] // self.alignment,
@@ -155,7 +163,7 @@ def _varlen(
                     "segments": segments,
                     "rows": rows,
                     "total_k": total_k,
-                    "max_seqlen": max_seqlen,
+                    "max_seqlen": longest,
                     "group": group,
                 },
                 {"BLOCK_S": _BLOCK_S},
@@ -188,9 +196,7 @@ class _Selection:
         self.scores = scores
         self.longest = longest
         self.capacity = capacity
-        self.config = similarity_config(
-            x.element_size(), longest, x.shape[-1], _architecture(x.device), tokens.alignment > 1
-        )
+        self.config = similarity_config(x.element_size(), longest, _architecture(x.device), tokens.whole_words)
         self.tiles = triton.cdiv(longest, self.config.block_n)
         rows = capacity * _ROW_ALIGNMENT
         self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
@@ -291,20 +297,22 @@ def _run(
     """Launches a kernel; inside a capture, only if its bucket has been compiled."""
     bucket = (
         kernel,
-        *((None if t is None else (t.device, t.dtype, t.data_ptr() % 16 == 0)) for t in tensors.values()),
+        *(
+            None if t is None else (t.device, t.dtype, name in _ANY_ALIGNMENT or t.data_ptr() % 16 == 0)
+            for name, t in tensors.items()
+        ),
         *(isinstance(size, int) and size >= 2**31 for size in sizes.values()),
         *constants.items(),
         *options.items(),
     )
-    if bucket not in _compiled:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"{kernel.__name__}: expected a bucket compiled before the capture, got a new one; run the operator "
-                "once on this kind of input, or tokenprune_kernels.warmup, before capturing"
-            )
-        _compiled.add(bucket)
+    if bucket not in _compiled and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{kernel.__name__}: expected a bucket compiled before the capture, got a new one; run the operator "
+            "once on this kind of input, or tokenprune_kernels.warmup, before capturing"
+        )
     # Without fusion, a score is rounded the same way wherever it is formed.
     kernel[(programs,)](**tensors, **sizes, **constants, **options, enable_fp_fusion=False)
+    _compiled.add(bucket)
 
 
 def _group(longest: int) -> int:
@@ -334,11 +342,14 @@ def _contiguous(weight: Tensor | None) -> Tensor | None:
 
 @functools.cache
 def _architecture(device: torch.device) -> int:
-    """The device's compute capability as a number, such as 90."""
+    """What to choose configurations for: the device if its machine code has been checked, the oldest otherwise."""
     if device.type != "cuda":
         return _INTERPRETED_ARCHITECTURE
     major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    architecture = 10 * major + minor
+    if torch.version.hip is None and architecture < _OLDEST_ARCHITECTURE:
+        raise RuntimeError(f"triton backend: expected compute capability 8.0 or newer, got {major}.{minor}")
+    return architecture if architecture in _CHECKED_ARCHITECTURES else _OLDEST_ARCHITECTURE
 
 
 def _on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
