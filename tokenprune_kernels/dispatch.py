@@ -19,13 +19,6 @@ from .version import __version__
 class Backend(Protocol):
     """What a backend module offers."""
 
-    @property
-    def namespace(self) -> str | None:
-        """Where a compiled backend registers its form of the operators, for runtimes without Python."""
-
-    def refuse(self, reason: str) -> None:
-        """Makes the backend unavailable, because what it has compiled is not what is declared."""
-
     def unavailable(self, device_type: str) -> str | None:
         """Why the backend cannot run on tensors of this device type; None when it can."""
 
@@ -36,12 +29,7 @@ class Backend(Protocol):
 class _Absent:
     """A backend that this version of the package does not contain."""
 
-    namespace = None
-
     def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def refuse(self, reason: str) -> None:
         self._reason = reason
 
     def unavailable(self, device_type: str) -> str | None:
@@ -56,6 +44,7 @@ BACKENDS: dict[str, Backend] = {
     "triton": triton,
     "cuda": _Absent("this version of tokenprune_kernels has no cuda backend"),
 }
+_COMPILED = (native,)  # those that register operators in a namespace of their own, for runtimes without Python
 _AUTO = {"cpu": "native", "cuda": "triton"}
 _CHOICES = ("auto", *BACKENDS)
 _DEFAULT = os.environ.get("TOKENPRUNE_BACKEND") or "auto"
@@ -90,12 +79,12 @@ def use_backend(name: str) -> Iterator[None]:
 
 def compiled_namespaces() -> list[str]:
     """The namespaces in which loaded backends have registered compiled operators."""
-    return [backend.namespace for backend in BACKENDS.values() if backend.namespace is not None]
+    return [backend.namespace for backend in _COMPILED if backend.namespace is not None]
 
 
 def refuse(namespace: str, reason: str) -> None:
     """Declares the backend with the given namespace unavailable."""
-    for backend in BACKENDS.values():
+    for backend in _COMPILED:
         if backend.namespace == namespace:
             backend.refuse(reason)
 

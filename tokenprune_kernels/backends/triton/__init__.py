@@ -11,13 +11,6 @@ from typing import Any
 
 import torch
 
-namespace: str | None = None
-
-
-def refuse(reason: str) -> None:
-    """Never asked for: nothing is compiled ahead that could differ from the declaration."""
-    raise NotImplementedError(reason)
-
 
 @functools.cache
 def unavailable(device_type: str) -> str | None:
