@@ -331,12 +331,12 @@ def test_every_greedy_block_gives_the_same_bits(method):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("group", [1, 2])
-def test_a_batch_in_slices_is_the_batch_at_once(monkeypatch, operator, group):
+@pytest.mark.parametrize("items", [1, 2])
+def test_a_batch_in_slices_is_the_batch_at_once(monkeypatch, operator, items):
     tensors = given(operator)
     expected = scored(operator)(*tensors)
-    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", group * 4 * LONGEST**2)
-    assert launch._group(LONGEST) == group
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", items * 4 * LONGEST**2)
+    assert launch._workspace_rows(LONGEST) == items * launch._padded(LONGEST)
     assert_equal(scored(operator)(*tensors), expected)
 
 

@@ -1,7 +1,8 @@
 """Ragged batches on the Triton backend whose prefix sums break the contract.
 
 Nothing on the device can raise, so a broken segment's slots are -1, every slot is written, and the other segments are
-selected as if alone. (The native backend raises instead: test_varlen.py.)
+selected as if alone; only where the workspace has to be sliced, those that overlap may find no room. (The native
+backend raises instead: test_varlen.py.)
 """
 
 import pytest
@@ -61,12 +62,26 @@ def healthy_segments(starts, kept, rows, total_k, max_seqlen):
             yield start, end - start, slot, min(slot_end - slot, end - start)
 
 
+def placed(segments, starts, rows, max_seqlen):
+    """Those of the healthy segments that find room in the workspace: all, unless they overlap and it is sliced."""
+    longest = min(rows, max_seqlen)
+    slice_rows, slices = launch._ragged_slices(len(starts) - 1, rows, longest) if longest else (1, 1)
+    used = 0
+    for segment in segments:
+        if used // slice_rows < slices:
+            yield segment
+        else:
+            assert starts != sorted(starts)
+        used += -(-segment[1] // 4)
+
+
 def check(method, x, weight, starts, kept, total_k, max_seqlen):
     sums = (torch.tensor(values, dtype=torch.int32) for values in (starts, kept))
     indices, scores = select(method, x, weight, *sums, total_k, max_seqlen)
     expected = torch.full((total_k,), -1)
     expected_scores = torch.full((total_k,), -torch.inf)
-    for start, length, slot, k in healthy_segments(starts, kept, len(x), total_k, max_seqlen):
+    healthy = healthy_segments(starts, kept, len(x), total_k, max_seqlen)
+    for start, length, slot, k in placed(healthy, starts, len(x), max_seqlen):
         rows, slots = slice(start, start + length), slice(slot, slot + k)
         alone, expected_scores[slots] = getattr(ops, method).scores(*arguments(method, x[rows], weight[rows], k))
         expected[slots] = alone + start
@@ -80,7 +95,7 @@ def slices(request, monkeypatch):
     if request.param is not None:
         padded = 4 * -(-MAX_SEQLEN // 4)
         monkeypatch.setattr(launch, "WORKSPACE_LIMIT", request.param * 4 * padded**2)
-        assert launch._group(MAX_SEQLEN) == request.param
+        assert launch._ragged_slices(4, ROWS, MAX_SEQLEN)[1] > 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,3 +141,15 @@ def test_a_segment_after_many_that_overlap_is_right(backend):
     indices = ops.divprune_varlen(x, starts, torch.arange(11, dtype=torch.int32), 10, 12)
     first, last = ops.divprune(x[:12], 1).item(), 12 + ops.divprune(x[12:], 1).item()
     assert indices.tolist() == [first, -1] * 4 + [first, last]
+
+
+def test_segments_that_overlap_beyond_a_sliced_workspace_are_left_out(backend, monkeypatch):
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 4 * 12**2)
+    x = gaussian_tokens(12, 8)
+    starts = torch.tensor([0, 12] * 10, dtype=torch.int32)
+    indices = ops.divprune_varlen(x, starts, torch.arange(20, dtype=torch.int32), 19, 12)
+    slice_rows, slices = launch._ragged_slices(19, 12, 12)
+    room = -(-slice_rows * slices // 3)
+    assert 1 < room < 10
+    first = ops.divprune(x, 1).item()
+    assert indices.tolist() == [first if s % 2 == 0 and s < 2 * room else -1 for s in range(19)]

@@ -80,7 +80,7 @@ def configurations():
 
 @pytest.mark.parametrize(("architecture", "config", "dtype"), list(configurations()))
 def test_similarity_pass(architecture, config, dtype):
-    kernel = similarity_kernel(config, architecture, dtype, 4096, ALIGNED)
+    kernel = similarity_kernel(config, architecture, dtype, min(4096, config.largest_depth), ALIGNED)
     code = kernel.asm["sass"]
     tensor_core_products = len(re.findall(TENSOR_CORE[architecture], code))
     if dtype == torch.float32:
@@ -88,7 +88,8 @@ def test_similarity_pass(architecture, config, dtype):
         assert "FFMA" in code
     else:
         assert tensor_core_products > 0
-    copies = re.findall(r"\b(?:LDGSTS|UTMALDG)\S*", code)
+    # Without a pipeline, rows come in by plain loads.
+    copies = re.findall(r"\b(?:LDGSTS|UTMALDG)\S*" if config.num_stages > 1 else r"\bLDG\.\S*128\S*", code)
     assert copies
     assert all("128" in copy or "UTMALDG" in copy for copy in copies)
     assert not re.search(LOCAL_MEMORY, code)
@@ -98,41 +99,28 @@ def test_similarity_pass(architecture, config, dtype):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_similarity_pass_of_an_odd_layout(architecture, dtype):
-    config = configs.similarity_config(dtype.itemsize, 2_880, architecture, aligned=False)
-    kernel = similarity_kernel(config, architecture, dtype, 1_001, UNALIGNED)
+@pytest.mark.parametrize("depth", [33, 1_001])
+def test_similarity_pass_of_an_odd_layout(architecture, dtype, depth):
+    config = configs.similarity_config(dtype.itemsize, 2_880, depth, architecture, aligned=False)
+    kernel = similarity_kernel(config, architecture, dtype, depth, UNALIGNED)
     code = kernel.asm["sass"]
     assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
     assert not re.search(LOCAL_MEMORY, code)
     assert kernel.metadata.shared <= config.shared_memory
 
 
-# What ptxas does since triton 3.7.
-SPILLS = {(100, "mmr", 16_384), (100, "idpruner", 16_384)}
-if triton.__version__.startswith("3.6."):
-    SPILLS = set()
-
-
-def greedy_cases():
-    for architecture in ARCHITECTURES:
-        for block_n in (64, 512, *sorted({config.block_n for config in configs.GREEDY})):
-            for method in ("divprune", "mmr", "idpruner"):
-                marks = ()
-                if (architecture, method, block_n) in SPILLS:
-                    marks = pytest.mark.xfail(reason="ptxas for sm_100 spills a few registers here", strict=True)
-                yield pytest.param(architecture, block_n, method, marks=marks)
-
-
-@pytest.mark.parametrize(("architecture", "block_n", "method"), list(greedy_cases()))
+@pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
+@pytest.mark.parametrize("block_n", [64, 512, *sorted({config.block_n for config in configs.GREEDY})])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_loop(architecture, block_n, method):
     config = configs.greedy_config(block_n, architecture)
-    tile = configs.similarity_config(2, block_n, architecture, aligned=True)
+    tile = configs.similarity_config(2, block_n, 4096, architecture, aligned=True)
     tensors = dict.fromkeys(("similarity", "row_maximum", "reciprocal_norm", "importance", "scores"), torch.float32)
     kernel = compiled(
         kernels.greedy_kernel,
         architecture,
         tensors | {"indices": torch.int64},
-        launch.greedy_constants(block_n, tile, method, with_scores=True) | {"VARLEN": False, "plan": None},
+        launch.greedy_constants(config, block_n, tile, method, with_scores=True) | {"VARLEN": False, "plan": None},
         num_warps=config.num_warps,
     )
     code = kernel.asm["sass"]
@@ -181,15 +169,16 @@ def test_plan(architecture):
 
 
 def test_the_kernels_compile_for_gfx942():
-    config = configs.similarity_config(2, 2_880, 80, aligned=True)
+    config = configs.similarity_config(2, 2_880, 4096, 80, aligned=True)
     kernel = similarity_kernel(config, GPUTarget("hip", "gfx942", 64), torch.bfloat16, 4096, ALIGNED)
     assert "v_mfma_f32" in kernel.asm["amdgcn"]
 
 
 def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     taken = {
-        configs.similarity_config(size, count, architecture, aligned)
+        configs.similarity_config(size, count, depth, architecture, aligned)
         for size in (2, 4)
+        for depth in (64, 65)
         for count in (1, 576, 1_536, 1_537, 2_880, configs.LARGEST_COUNT)
         for architecture in ARCHITECTURES
         for aligned in (True, False)

@@ -34,11 +34,28 @@ def test_a_batch_in_slices_is_the_batch_at_once(backend, monkeypatch, method, li
     expected = getattr(ops, method).scores(*arguments(method, x, weight, 4))
     expected_packed = getattr(ops, f"{method}_varlen").scores(*packed)
     monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
-    assert launch._group(11) == max(1, limit // (4 * 12 * 12))
+    slices, run = [], launch._Selection.run
+    monkeypatch.setattr(launch._Selection, "run", lambda *a, **sizes: slices.append(a[1]) or run(*a, **sizes))
     for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 4)), expected, strict=True):
         assert torch.equal(mine, theirs)
+    assert slices == list(range(5 if limit == 1 else 3))
+    slices.clear()
     for mine, theirs in zip(getattr(ops, f"{method}_varlen").scores(*packed), expected_packed, strict=True):
         assert torch.equal(mine, theirs)
+    assert slices == list(range(launch._ragged_slices(5, 55, 11)[1]))
+    assert len(slices) > 1
+
+
+@only_triton
+def test_a_loose_longest_segment_costs_no_more_launches(backend, monkeypatch):
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 4 * 70 * 70)
+    x = gaussian_tokens(40, 16)
+    sums = prefix_sums(*[10] * 4), prefix_sums(*[2] * 4)
+    expected = ops.divprune_varlen(x, *sums, 8, 10)
+    run, slices = launch._Selection.run, []
+    monkeypatch.setattr(launch._Selection, "run", lambda *a, **sizes: slices.append(a[1]) or run(*a, **sizes))
+    assert torch.equal(ops.divprune_varlen(x, *sums, 8, 40), expected)
+    assert slices == [0]
 
 
 @only_triton
@@ -57,6 +74,21 @@ def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
 
 
 @only_triton
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+def test_relevance_off_chip_gives_the_same_bits(backend, monkeypatch, method):
+    x, weight = gaussian_tokens(40, 16), random_weight(40)
+    x[3], weight[7], weight[9] = torch.inf, -torch.nan, torch.inf
+    results = []
+    for config in configs.GREEDY:
+        monkeypatch.setattr(launch, "greedy_config", lambda *_, config=config: config)
+        results.append([getattr(ops, method).scores(x, weight, 40, lam) for lam in (0.0, 0.5, 1.0)])
+    assert {config.relevance_on_chip for config in configs.GREEDY} == {True, False}
+    for result in results:
+        for mine, theirs in zip(sum(result, ()), sum(results[0], ()), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@only_triton
 @pytest.mark.parametrize("method", METHODS)
 def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend, method):
     x = exact_tokens(70, 64, non_zeros=16, dtype=torch.bfloat16)
@@ -65,6 +97,19 @@ def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend,
         expected = getattr(torch.ops.tokenprune, method).scores(*arguments(method, x, weight, 30))
     for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 30)), expected, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shapes": [(0, 8)]}, r"shapes: expected N and D of at least 1, got \(0, 8\)"),
+        ({"shapes": [(8, 0)]}, r"shapes: expected N and D of at least 1, got \(8, 0\)"),
+        ({"shapes": [(8, 8)], "methods": ["dpp"]}, "methods: expected divprune, mmr or idpruner, got 'dpp'"),
+    ],
+)
+def test_a_mistaken_warmup_is_an_error(options, message):
+    with pytest.raises(ValueError, match=f"^warmup: {message}$"):
+        tokenprune_kernels.warmup(device="cpu", **options)
 
 
 @only_triton
@@ -79,7 +124,7 @@ def test_sizes_of_one_bucket_share_their_kernels(backend, monkeypatch):
 
     run(3, 20, 128, 4)
     known = len(launch._compiled)
-    for sizes in ((1, 17, 128, 1), (2, 32, 64, 7), (4, 31, 1024, 2)):
+    for sizes in ((1, 17, 128, 1), (2, 32, 192, 7), (4, 31, 1024, 2)):
         run(*sizes)
         assert len(launch._compiled) == known
     run(1, 33, 128, 1)

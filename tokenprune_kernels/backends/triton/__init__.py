@@ -47,8 +47,17 @@ def warmup(
         dtype: of the tokens.
         methods: which of ``"divprune"``, ``"mmr"`` and ``"idpruner"``; weights may be float32 or of the tokens' dtype.
         device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
+
+    Raises:
+        ValueError: a shape without rows or elements, or an unknown method.
     """
+    shapes, methods = list(shapes), list(methods)
+    for method in methods:
+        if method not in ("divprune", "mmr", "idpruner"):
+            raise ValueError(f"warmup: methods: expected divprune, mmr or idpruner, got {method!r}")
     for count, depth in shapes:
+        if min(count, depth) < 1:
+            raise ValueError(f"warmup: shapes: expected N and D of at least 1, got {(count, depth)}")
         x = torch.ones(count, depth, dtype=dtype, device=device)
         sums = torch.tensor([0, count], dtype=torch.int32, device=device)
         kept = torch.tensor([0, 1], dtype=torch.int32, device=device)

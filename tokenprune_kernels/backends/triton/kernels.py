@@ -1,8 +1,9 @@
 """The Triton kernels: plan of a ragged batch, row norms, similarity tiles, greedy selection.
 
 Every kernel runs over "segments": the items of a batch, or the segments of a packed ragged batch. A segment's rows
-start at ``first_row`` of the tokens and at ``workspace_row`` of the workspaces, in which the segments of one launch lie
-one after the other, each padded to a multiple of ROW_ALIGNMENT rows. The sizes that may change from call to call are
+start at ``first_row`` of the tokens and at ``workspace_row`` of the workspaces, in which the segments of one slice lie
+one after the other, each padded to a multiple of ROW_ALIGNMENT rows. A batch is sliced by ``group`` segments, a ragged
+batch by its plan; then ``group``, ``count`` and ``k`` are 0. The sizes that may change from call to call are
 plain arguments, never specialised; strides come in units of ALIGNMENT or ROW_ALIGNMENT elements, so that the compiler
 sees their divisibility all the same and moves 16 bytes at a time.
 """
@@ -24,12 +25,19 @@ _NORM_FOLDS = tl.constexpr(8)  # log2(NORM_BLOCK_D)
 ROW_ALIGNMENT = tl.constexpr(4)
 """Float32 elements in 16 bytes: what rows and columns of the workspaces are padded to."""
 
-PLAN_COLUMNS = tl.constexpr(5)
+SCALE_BLOCK_N = tl.constexpr(1024)
+"""Rows whose importance is scaled at a time."""
+
+PLAN_COLUMNS = tl.constexpr(6)
 
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 # The interpreter's products are numpy's, whose order of summation changes with the shape: float64 hides it.
 _ACCUMULATOR = tl.constexpr(tl.float64 if triton.knobs.runtime.interpret else tl.float32)
-_LOWEST = tl.constexpr(-(2**31))
+
+# Keys beside those of scores: a row that cannot be picked (any more), a non-finite one, one not bounded yet.
+_PICKED = tl.constexpr(-(2**31))
+_NON_FINITE = tl.constexpr(-0x7F800001)  # the key of -inf
+_UNBOUNDED = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
@@ -38,7 +46,7 @@ def _larger(a, b):
 
 
 @triton.jit(
-    do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "group"],
+    do_not_specialize=["segments", "rows", "total_k", "max_seqlen", "slice_rows"],
     do_not_specialize_on_alignment=["cu_seqlens", "cu_k"],
 )
 def plan_kernel(
@@ -49,24 +57,18 @@ def plan_kernel(
     rows,
     total_k,
     max_seqlen,
-    group,
+    slice_rows,
     BLOCK_S: tl.constexpr,
 ):
-    """One program plans one group of segments: first row, length, k, first slot and padded workspace row of each.
+    """One program plans first row, length, k, first slot, slice and workspace row (padded, in its slice) of segments.
 
     A segment whose prefix sums break the contract gets length 0 and k 0, one that keeps too many rows its length.
     """
-    first = tl.program_id(0).to(tl.int64) * group
-    last = tl.minimum(first + group, segments)
     highest_slot = tl.full([], 0, tl.int64)
-    for begin in range(0, first, BLOCK_S):
-        s = begin + tl.arange(0, BLOCK_S)  # [BLOCK_S]
-        slot = tl.load(cu_k + s, mask=s < first, other=0).to(tl.int64)
-        highest_slot = tl.maximum(highest_slot, tl.max(slot, axis=0))
     used = tl.full([], 0, tl.int64)
-    for begin in range(first, last, BLOCK_S):
+    for begin in range(0, segments, BLOCK_S):
         s = begin + tl.arange(0, BLOCK_S)  # [BLOCK_S]
-        inside = s < last
+        inside = s < segments
         start = tl.load(cu_seqlens + s, mask=inside, other=0).to(tl.int64)
         end = tl.load(cu_seqlens + s + 1, mask=inside, other=0).to(tl.int64)
         slot = tl.load(cu_k + s, mask=inside, other=0).to(tl.int64)
@@ -79,37 +81,43 @@ def plan_kernel(
         length = tl.where(valid, end - start, 0)
         padded = tl.cdiv(length, ROW_ALIGNMENT)
         workspace_row = used + tl.cumsum(padded, 0) - padded
-        columns = plan + s * PLAN_COLUMNS
+        columns = plan + s.to(tl.int64) * PLAN_COLUMNS
         tl.store(columns, start, mask=inside)
         tl.store(columns + 1, length, mask=inside)
         tl.store(columns + 2, tl.where(valid, tl.minimum(slot_end - slot, length), 0), mask=inside)
         tl.store(columns + 3, slot, mask=inside)
-        tl.store(columns + 4, workspace_row, mask=inside)
+        tl.store(columns + 4, workspace_row // slice_rows, mask=inside)
+        tl.store(columns + 5, workspace_row % slice_rows, mask=inside)
         used += tl.sum(padded, axis=0)
         highest_slot = tl.maximum(highest_slot, tl.max(slot, axis=0))
 
 
 @triton.jit
-def _segment(plan, segment, first_segment, count, k, VARLEN: tl.constexpr):
-    """First row, length, k, first slot and workspace row of a segment."""
+def _segment(plan, number, slice_number, group, count, k, VARLEN: tl.constexpr):
+    """Which segment is the slice's ``number``-th; its first row, length, k, first slot and workspace row.
+
+    A segment of another slice has length 0 and k 0.
+    """
+    segment = slice_number.to(tl.int64) * group + number
     if VARLEN:
         columns = plan + segment * PLAN_COLUMNS
+        in_slice = tl.load(columns + 4) == slice_number
         first_row = tl.load(columns)
-        length = tl.load(columns + 1)
-        kept = tl.load(columns + 2)
+        length = tl.where(in_slice, tl.load(columns + 1), 0)
+        kept = tl.where(in_slice, tl.load(columns + 2), 0)
         slot = tl.load(columns + 3)
-        workspace_row = tl.load(columns + 4) * ROW_ALIGNMENT
+        workspace_row = tl.load(columns + 5) * ROW_ALIGNMENT
     else:
         first_row = segment * 0
         length = segment * 0 + count
         kept = segment * 0 + k
         slot = segment * k
-        workspace_row = (segment - first_segment) * tl.cdiv(count, ROW_ALIGNMENT) * ROW_ALIGNMENT
-    return first_row, length, kept, slot, workspace_row
+        workspace_row = number * tl.cdiv(count, ROW_ALIGNMENT) * ROW_ALIGNMENT
+    return segment, first_row, length, kept, slot, workspace_row
 
 
 @triton.jit(
-    do_not_specialize=["first_segment", "count", "depth", "blocks", "stride_xb", "stride_xn"],
+    do_not_specialize=["slice_number", "group", "count", "depth", "blocks", "stride_xb", "stride_xn"],
     do_not_specialize_on_alignment=["weight"],
 )
 def row_norm_kernel(
@@ -118,7 +126,8 @@ def row_norm_kernel(
     plan,
     reciprocal_norm,
     importance,
-    first_segment,
+    slice_number,
+    group,
     count,
     depth,
     blocks,
@@ -130,8 +139,9 @@ def row_norm_kernel(
 ):
     """``1 / max(|x|, 1e-12)`` of a block of rows, 0 marking a non-finite row, and their weights in float32."""
     program = tl.program_id(0).to(tl.int64)
-    segment = first_segment + program // blocks
-    first_row, length, _, _, workspace_row = _segment(plan, segment, first_segment, count, 0, VARLEN)
+    segment, first_row, length, _, _, workspace_row = _segment(
+        plan, program // blocks, slice_number, group, count, 0, VARLEN
+    )
     n = (program % blocks) * NORM_BLOCK_N + tl.arange(0, NORM_BLOCK_N)  # [NORM_BLOCK_N]
     inside = n < length
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
@@ -152,7 +162,7 @@ def row_norm_kernel(
     if HAS_WEIGHT:
         weights = tl.load(weight + segment * count + first_row + n, mask=inside, other=0.0).to(tl.float32)
         finite = finite & (tl.abs(weights) < float("inf"))
-        tl.store(importance + workspace_row + n, weights, mask=inside)
+        tl.store(importance + workspace_row + n, tl.where(finite, weights, 0.0), mask=inside)
     norm = tl.maximum(tl.sqrt_rn(sum_of_squares), 1e-12)
     tl.store(reciprocal_norm + workspace_row + n, tl.where(finite, tl.div_rn(1.0, norm), 0.0), mask=inside)
 
@@ -177,7 +187,17 @@ def _similarity(dot, reciprocal_norm_i, reciprocal_norm_j):
 
 
 @triton.jit(
-    do_not_specialize=["first_segment", "count", "depth", "tiles", "capacity", "stride_xb", "stride_xn", "stride_sn"]
+    do_not_specialize=[
+        "slice_number",
+        "group",
+        "count",
+        "depth",
+        "tiles",
+        "capacity",
+        "stride_xb",
+        "stride_xn",
+        "stride_sn",
+    ]
 )
 def similarity_kernel(
     x,
@@ -185,7 +205,8 @@ def similarity_kernel(
     reciprocal_norm,
     similarity,
     row_maximum,
-    first_segment,
+    slice_number,
+    group,
     count,
     depth,
     tiles,
@@ -202,10 +223,11 @@ def similarity_kernel(
 ):
     """One tile of a segment's similarities, and for each of its rows the maximum over the tile's other rows."""
     program = tl.program_id(0).to(tl.int64)
-    segment = first_segment + program // (tiles * tiles)
     tile_i = program % (tiles * tiles) // tiles
     tile_j = program % tiles
-    first_row, length, _, _, workspace_row = _segment(plan, segment, first_segment, count, 0, VARLEN)
+    segment, first_row, length, _, _, workspace_row = _segment(
+        plan, program // (tiles * tiles), slice_number, group, count, 0, VARLEN
+    )
     if (tile_i * BLOCK_N < length) & (tile_j * BLOCK_N < length):
         i = tile_i * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
         j = tile_j * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
@@ -239,45 +261,55 @@ def similarity_kernel(
 
 
 @triton.jit
-def _ordered(score, running_maximum):
-    """Scores as integers of the same order; the lowest integer for a row that cannot be picked (any more).
-
-    A running maximum of +inf marks a non-finite row, NaN one that has been picked or is none.
-    """
-    score = tl.where(running_maximum == float("inf"), float("-inf"), score)
+def _key(score):
+    """Scores as integers of the same order."""
     score = tl.where(score == 0.0, 0.0, score)  # -0.0 ties with 0.0
     bits = score.to(tl.int32, bitcast=True)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return tl.where(running_maximum == running_maximum, ordered, _LOWEST)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
-def _score_of(ordered):
-    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+def _score_of(key):
+    bits = key ^ ((key >> 31) & 0x7FFFFFFF)
     return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _relevance_of(importance, finite):
-    """Importance scaled to [0, 1] over the finite rows; 0 everywhere if the range overflows."""
-    largest = tl.max(tl.where(finite, importance, float("-inf")), axis=0)
-    smallest = tl.min(tl.where(finite, importance, float("inf")), axis=0)
-    span = tl.broadcast_to(largest - smallest, importance.shape)
-    scaled = tl.div_rn(importance - smallest, span + 1e-6)
-    return tl.where(finite & (span < float("inf")), scaled, 0.0)
+def _scale_to_relevance(importance, reciprocal_norm, length):
+    """Scales the importance of finite rows to [0, 1], in place; to 0 everywhere if its range overflows."""
+    largest = tl.full([SCALE_BLOCK_N], float("-inf"), tl.float32)
+    smallest = tl.full([SCALE_BLOCK_N], float("inf"), tl.float32)
+    for begin in range(0, length, SCALE_BLOCK_N):
+        n = begin + tl.arange(0, SCALE_BLOCK_N)  # [SCALE_BLOCK_N]
+        weights = tl.load(importance + n, mask=n < length, other=0.0)
+        finite = tl.load(reciprocal_norm + n, mask=n < length, other=0.0) != 0.0
+        largest = tl.maximum(largest, tl.where(finite, weights, float("-inf")))
+        smallest = tl.minimum(smallest, tl.where(finite, weights, float("inf")))
+    lowest = tl.min(smallest, axis=0)
+    span = tl.broadcast_to(tl.max(largest, axis=0) - lowest, [SCALE_BLOCK_N])
+    for begin in range(0, length, SCALE_BLOCK_N):
+        n = begin + tl.arange(0, SCALE_BLOCK_N)  # [SCALE_BLOCK_N]
+        weights = tl.load(importance + n, mask=n < length, other=0.0)
+        finite = tl.load(reciprocal_norm + n, mask=n < length, other=0.0) != 0.0
+        scaled = tl.div_rn(weights - lowest, span + 1e-6)
+        tl.store(importance + n, tl.where(finite & (span < float("inf")), scaled, 0.0), mask=n < length)
+    # Other threads read what these have written.
+    tl.debug_barrier()
 
 
 @triton.jit
-def _score(running_maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl.constexpr):
-    """The score of every row, ``[BLOCK_N]``, from its largest similarity to a selected row."""
+def _score(maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl.constexpr):
+    """The scores of rows, ``[BLOCK_N]``, from their largest similarity to a selected row."""
     if METHOD == "divprune":
-        return 1.0 - running_maximum
-    return relevance_weight * relevance - redundancy_weight * running_maximum
+        return 1.0 - maximum
+    # Bounded, because no redundancy at all, times the -inf of a non-finite row, would be NaN.
+    return relevance_weight * relevance - redundancy_weight * tl.maximum(maximum, -1.0)
 
 
 @triton.jit(
     do_not_specialize=[
-        "first_segment",
+        "slice_number",
+        "group",
         "count",
         "k",
         "capacity",
@@ -294,7 +326,8 @@ def greedy_kernel(
     plan,
     indices,
     scores,
-    first_segment,
+    slice_number,
+    group,
     count,
     k,
     capacity,
@@ -304,12 +337,18 @@ def greedy_kernel(
     METHOD: tl.constexpr,
     WITH_SCORES: tl.constexpr,
     VARLEN: tl.constexpr,
+    RELEVANCE_ON_CHIP: tl.constexpr,
     TILE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One program selects from one segment; its running maxima stay in registers from the first to the last pick."""
-    segment = first_segment + tl.program_id(0).to(tl.int64)
-    first_row, length, kept, slot, workspace_row = _segment(plan, segment, first_segment, count, k, VARLEN)
+    """One program selects from one segment, whose rows' keys stay in registers from the first to the last pick.
+
+    A row's key is that of the lowest score it has had, which is the score of its running maximum similarity: scores
+    only fall as that rises, and rounding keeps the order.
+    """
+    _, first_row, length, kept, slot, workspace_row = _segment(
+        plan, tl.program_id(0).to(tl.int64), slice_number, group, count, k, VARLEN
+    )
     n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
     inside = n < length
     # Whole 16-byte words are loaded from the padded workspaces; what the padding holds is never looked at.
@@ -320,24 +359,27 @@ def greedy_kernel(
         for tile in range(0, tl.cdiv(length, TILE_N)):
             of_tile = row_maximum + tile * capacity * ROW_ALIGNMENT + workspace_row + n
             nearest = tl.maximum(nearest, tl.load(of_tile, mask=padded))
-        score = _score(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+        first_score = _score(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
     else:
-        relevance = tl.load(importance + workspace_row + n, mask=padded)
         if METHOD == "idpruner":
-            finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
-            relevance = _relevance_of(relevance, finite & inside)
-        score = relevance
+            _scale_to_relevance(importance + workspace_row, reciprocal_norm + workspace_row, length)
+        relevance = tl.load(importance + workspace_row + n, mask=padded)
+        first_score = relevance
     finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
-    running_maximum = tl.where(inside, tl.where(finite, float("-inf"), float("inf")), float("nan"))
+    key = tl.where(inside, tl.where(finite, _key(first_score), _NON_FINITE), _PICKED)
     for step in range(0, kept):
         # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
-        ordered = _ordered(score, running_maximum)
-        best = tl.max(ordered, axis=0)
-        pick = tl.min(tl.where(ordered == best, n, BLOCK_N), axis=0)
+        best = tl.max(key, axis=0)
+        pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
         tl.store(indices + slot + step, first_row + pick)
         if WITH_SCORES:
             tl.store(scores + slot + step, _score_of(best))
-        running_maximum = tl.where(n == pick, float("nan"), running_maximum)
+        # The first score bounds no other.
+        key = tl.where((step == 0) & (key > _NON_FINITE), _UNBOUNDED, key)
+        key = tl.where(n == pick, _PICKED, key)
         row = similarity + (workspace_row + pick) * stride_sn * ROW_ALIGNMENT + n
-        running_maximum = tl.maximum(running_maximum, tl.load(row, mask=padded), propagate_nan=tl.PropagateNan.ALL)
-        score = _score(running_maximum, relevance, relevance_weight, redundancy_weight, METHOD)
+        similarities = tl.load(row, mask=padded)  # [BLOCK_N]
+        if not RELEVANCE_ON_CHIP:
+            relevance = tl.load(importance + workspace_row + n, mask=padded)
+        score = _score(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
+        key = tl.minimum(key, _key(score))

@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from . import kernels
-from .configs import LARGEST_COUNT, SimilarityConfig, greedy_config, similarity_config
+from .configs import LARGEST_COUNT, GreedyConfig, SimilarityConfig, greedy_config, similarity_config
 
 WORKSPACE_LIMIT = 2**30
 """The most bytes of similarities at a time; a batch that needs more is worked through in slices."""
@@ -122,11 +122,11 @@ def _dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, wi
         x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
         items = x.shape[0]
         tokens = _Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
-        group = min(items, _group(count))
+        group = min(items, max(1, _workspace_rows(count) // _padded(count)))
         select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, count, group * _padded(count))
         with _on_device(x):
-            for first in range(0, items, group):
-                select.run(first, min(group, items - first), count=count, k=k, plan=None)
+            for number, first in enumerate(range(0, items, group)):
+                select.run(number, min(group, items - first), group=group, count=count, k=k, plan=None)
     return indices if scores is None else (indices, scores)
 
 
@@ -149,32 +149,33 @@ def _varlen(
     indices = torch.full((total_k,), -1, dtype=torch.int64, device=x.device)
     scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=x.device) if with_scores else None
     if segments > 0 and longest > 0 and total_k > 0:
-        group = min(segments, _group(longest))
-        capacity = group * _padded(longest)  # segments that overlap in x may have more rows than x
+        slice_rows, slices = _ragged_slices(segments, rows, longest)
+        # A slice's last segment may begin just before the next slice would.
+        capacity = min(segments * _padded(longest), slice_rows + _padded(longest))
         tokens = _Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
         select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, longest, capacity)
         with _on_device(x):
             plan = torch.empty(segments, kernels.PLAN_COLUMNS.value, dtype=torch.int64, device=x.device)
             _run(
                 kernels.plan_kernel,
-                triton.cdiv(segments, group),
+                1,
                 {"cu_seqlens": cu_seqlens.contiguous(), "cu_k": cu_k.contiguous(), "plan": plan},
                 {
                     "segments": segments,
                     "rows": rows,
                     "total_k": total_k,
                     "max_seqlen": longest,
-                    "group": group,
+                    "slice_rows": slice_rows,
                 },
                 {"BLOCK_S": _BLOCK_S},
             )
-            for first in range(0, segments, group):
-                select.run(first, min(group, segments - first), count=0, k=0, plan=plan)
+            for number in range(slices):
+                select.run(number, segments, group=0, count=0, k=0, plan=plan)
     return indices if scores is None else (indices, scores)
 
 
 class _Selection:
-    """The launches that select from one group of segments after another, and the workspaces these share."""
+    """The launches that select from one slice of a batch after another, and the workspaces these share."""
 
     def __init__(
         self,
@@ -196,7 +197,9 @@ class _Selection:
         self.scores = scores
         self.longest = longest
         self.capacity = capacity
-        self.config = similarity_config(x.element_size(), longest, _architecture(x.device), tokens.whole_words)
+        self.config = similarity_config(
+            x.element_size(), longest, x.shape[-1], _architecture(x.device), tokens.whole_words
+        )
         self.tiles = triton.cdiv(longest, self.config.block_n)
         rows = capacity * _ROW_ALIGNMENT
         self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
@@ -204,11 +207,11 @@ class _Selection:
         self.similarity = x.new_empty(rows, _padded(longest) * _ROW_ALIGNMENT, dtype=torch.float32)
         self.row_maximum = x.new_empty(self.tiles, rows, dtype=torch.float32) if method == "divprune" else None
 
-    def run(self, first: int, segments: int, *, count: int, k: int, plan: Tensor | None) -> None:
-        """Selects from ``segments`` segments, the first of which is number ``first``."""
+    def run(self, slice_number: int, segments: int, *, group: int, count: int, k: int, plan: Tensor | None) -> None:
+        """Selects from one slice; all ``segments`` of a ragged batch are looked at in each."""
         shared = {"VARLEN": plan is not None}
         aligned = shared | {"ALIGNMENT": self.tokens.alignment}
-        sizes = {"first_segment": first, "count": count}
+        sizes = {"slice_number": slice_number, "group": group, "count": count}
         blocks = triton.cdiv(self.longest, kernels.NORM_BLOCK_N.value)
         _run(
             kernels.row_norm_kernel,
@@ -241,6 +244,7 @@ class _Selection:
             num_stages=self.config.num_stages,
         )
         block_n = max(16, triton.next_power_of_2(self.longest))
+        greedy = greedy_config(block_n, _architecture(self.indices.device))
         _run(
             kernels.greedy_kernel,
             segments,
@@ -261,8 +265,8 @@ class _Selection:
                 "relevance_weight": float(self.lam),
                 "redundancy_weight": 1.0 - self.lam,
             },
-            shared | greedy_constants(block_n, self.config, self.method, self.scores is not None),
-            num_warps=greedy_config(block_n, _architecture(self.indices.device)).num_warps,
+            shared | greedy_constants(greedy, block_n, self.config, self.method, self.scores is not None),
+            num_warps=greedy.num_warps,
         )
 
 
@@ -276,12 +280,15 @@ def similarity_constants(config: SimilarityConfig, depth: int, method: str) -> d
     }
 
 
-def greedy_constants(block_n: int, config: SimilarityConfig, method: str, with_scores: bool) -> dict[str, Any]:
+def greedy_constants(
+    config: GreedyConfig, block_n: int, similarity: SimilarityConfig, method: str, with_scores: bool
+) -> dict[str, Any]:
     """The compile-time arguments of the greedy kernel that depend on neither layout nor batch."""
     return {
         "METHOD": method,
         "WITH_SCORES": with_scores,
-        "TILE_N": config.block_n,
+        "RELEVANCE_ON_CHIP": config.relevance_on_chip or method == "divprune",
+        "TILE_N": similarity.block_n,
         "BLOCK_N": block_n,
     }
 
@@ -315,9 +322,23 @@ def _run(
     _compiled.add(bucket)
 
 
-def _group(longest: int) -> int:
-    """How many segments of up to ``longest`` rows are worked through at a time."""
-    return max(1, WORKSPACE_LIMIT // (4 * (_padded(longest) * _ROW_ALIGNMENT) ** 2))
+def _workspace_rows(longest: int) -> int:
+    """How many rows of similarities, in units of ``_ROW_ALIGNMENT``, are worked on at a time."""
+    return WORKSPACE_LIMIT // (4 * _padded(longest) * _ROW_ALIGNMENT**2)
+
+
+def _ragged_slices(segments: int, rows: int, longest: int) -> tuple[int, int]:
+    """How many workspace rows begin a slice of a ragged batch, in units of ``_ROW_ALIGNMENT``, and how many slices.
+
+    Where it fits the limit, there is room for every segment at its longest: even such as overlap, against the contract,
+    are then all right. Otherwise there is room for as many rows as x has, which hold all segments that do not overlap.
+    """
+    padded, limit = _padded(longest), _workspace_rows(longest)
+    if segments * padded <= limit:
+        return segments * padded, 1
+    needed = min(segments * padded, rows // _ROW_ALIGNMENT + segments)
+    slice_rows = min(needed, max(limit - padded, padded))
+    return slice_rows, triton.cdiv(needed, slice_rows)
 
 
 def _padded(count: int) -> int:
