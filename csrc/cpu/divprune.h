@@ -2,23 +2,38 @@
 #pragma once
 
 #include "greedy.h"
+#include "outlier_search.h"
 
 namespace tokenprune::cpu {
 
 struct DivPrune {
+  std::vector<float> next_row_dot;
+
   template <class T, class Parallel>
-  void prepare_first_pick(Item<T>& item, Parallel& parallel) const {
-    nearest_neighbours(item, parallel);
+  Key first_pick(Item<T>& item, Parallel& parallel) const {
+    // Neighbours in a picture or a video are often alike.
+    for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
+      if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
+      const float value = item.similarity_of(i, i + 1, next_row_dot[i]);
+      item.running_maximum[i] = std::max(item.running_maximum[i], value);
+      item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
+    }
+    const auto score_of = [this](std::int64_t i, float nearest) { return score(i, nearest); };
+    return OutlierSearch(item, score_of, block_sizes(item.rows.count).outliers, parallel.threads()).run(parallel);
   }
-  float first_score(std::int64_t i, float nearest) const { return score(i, nearest); }
+  template <class T>
+  bool take_in_first(Item<T>&, std::int64_t) const {
+    return false;
+  }
   float score(std::int64_t, float running_maximum) const { return 1.0f - running_maximum; }
 };
 
 template <class T, class Parallel>
-void divprune(const Rows<T>& rows, std::int64_t k, std::int64_t offset, std::int64_t* indices, float* scores,
-              Parallel& parallel) {
-  Item<T> item = prepare(rows, nullptr, parallel);
-  greedy(item, DivPrune{}, k, offset, indices, scores, parallel);
+void divprune(const Rows<T>& rows, const Picks& picks, Parallel& parallel) {
+  DivPrune policy;
+  const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : -1; };
+  Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot);
+  greedy(item, policy, picks, parallel);
 }
 
 }  // namespace tokenprune::cpu

@@ -16,6 +16,18 @@ struct Lanes {
   __m256 low, high;
 
   TOKENPRUNE_INLINE Lanes zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  TOKENPRUNE_INLINE Lanes load(const float* p) { return {_mm256_load_ps(p), _mm256_load_ps(p + 8)}; }
+  TOKENPRUNE_INLINE Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  TOKENPRUNE_TARGET __attribute__((always_inline)) inline void store(float* p) const {
+    _mm256_store_ps(p, low);
+    _mm256_store_ps(p + 8, high);
+  }
+};
+
+template <class T>
+struct Elements {
+  static constexpr std::int64_t kCount = kLanes;
+  __m256 low, high;
 
   TOKENPRUNE_INLINE __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
   TOKENPRUNE_INLINE __m256 load8(const BFloat16* p) {
@@ -26,29 +38,21 @@ struct Lanes {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
 
-  template <class T>
-  TOKENPRUNE_INLINE Lanes load(const T* p) {
-    return {load8(p), load8(p + 8)};
-  }
-  template <class T>
-  TOKENPRUNE_INLINE Lanes load_tail(const T* p, std::int64_t count) {
+  TOKENPRUNE_INLINE Elements load(const T* p) { return {load8(p), load8(p + 8)}; }
+  TOKENPRUNE_INLINE Elements load_tail(const T* p, std::int64_t count) {
     T padded[kLanes] = {};
     std::copy_n(p, count, padded);
     return load(padded);
   }
-
-  TOKENPRUNE_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
-    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
-  }
-  TOKENPRUNE_INLINE Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-
-  TOKENPRUNE_TARGET __attribute__((always_inline)) inline void store(float* p) const {
-    _mm256_store_ps(p, low);
-    _mm256_store_ps(p + 8, high);
-  }
 };
 
-#include "dot_tile.inc"
+template <class T>
+TOKENPRUNE_INLINE Lanes multiply_add(Elements<T> a, Elements<T> b, Lanes c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+#define TOKENPRUNE_ELEMENT_TYPES(use) use(float) use(BFloat16) use(Half)
+#include "dot_products.inc"
 
 }  // namespace tokenprune::cpu::avx2
 

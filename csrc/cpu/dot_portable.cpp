@@ -11,22 +11,9 @@ struct Lanes {
   float value[kLanes];
 
   static Lanes zero() { return {}; }
-
-  template <class T>
-  static Lanes load(const T* p) {
-    return load_tail(p, kLanes);
-  }
-  template <class T>
-  static Lanes load_tail(const T* p, std::int64_t count) {
-    Lanes lanes{};
-    for (std::int64_t i = 0; i < count; ++i) lanes.value[i] = to_float(p[i]);
-    return lanes;
-  }
-
-  // Two roundings where the vector paths fuse: a fused multiply-add is a slow library call on old processors.
-  static Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
+  static Lanes load(const float* p) {
     Lanes lanes;
-    for (std::int64_t i = 0; i < kLanes; ++i) lanes.value[i] = a.value[i] * b.value[i] + c.value[i];
+    std::copy_n(p, kLanes, lanes.value);
     return lanes;
   }
   static Lanes add(const Lanes& a, const Lanes& b) {
@@ -34,10 +21,31 @@ struct Lanes {
     for (std::int64_t i = 0; i < kLanes; ++i) lanes.value[i] = a.value[i] + b.value[i];
     return lanes;
   }
-
   void store(float* p) const { std::copy_n(value, kLanes, p); }
 };
 
-#include "dot_tile.inc"
+template <class T>
+struct Elements {
+  static constexpr std::int64_t kCount = kLanes;
+  float value[kLanes];
+
+  static Elements load(const T* p) { return load_tail(p, kLanes); }
+  static Elements load_tail(const T* p, std::int64_t count) {
+    Elements elements{};
+    for (std::int64_t i = 0; i < count; ++i) elements.value[i] = to_float(p[i]);
+    return elements;
+  }
+};
+
+// Two roundings where the vector paths fuse: a fused multiply-add is a slow library call on old processors.
+template <class T>
+Lanes multiply_add(const Elements<T>& a, const Elements<T>& b, const Lanes& c) {
+  Lanes lanes;
+  for (std::int64_t i = 0; i < kLanes; ++i) lanes.value[i] = a.value[i] * b.value[i] + c.value[i];
+  return lanes;
+}
+
+#define TOKENPRUNE_ELEMENT_TYPES(use) use(float) use(BFloat16) use(Half)
+#include "dot_products.inc"
 
 }  // namespace tokenprune::cpu::portable

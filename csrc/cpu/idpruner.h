@@ -24,11 +24,11 @@ std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
 }
 
 template <class T, class Parallel>
-void idpruner(const Rows<T>& rows, const float* importance, double lam, std::int64_t k, std::int64_t offset,
-              std::int64_t* indices, float* scores, Parallel& parallel) {
-  Item<T> item = prepare(rows, importance, parallel);
+void idpruner(const Rows<T>& rows, const float* importance, double lam, const Picks& picks, Parallel& parallel) {
+  FirstPickGuess guess(importance, rows.count);
+  Item<T> item = prepare(rows, importance, guess, parallel);
   const std::vector<float> relevance = relevance_of(importance, item);
-  greedy(item, Mmr(relevance.data(), lam), k, offset, indices, scores, parallel);
+  greedy(item, Mmr(relevance.data(), lam, guess), picks, parallel);
 }
 
 }  // namespace tokenprune::cpu

@@ -11,6 +11,8 @@ std::string name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
     default:
       return "portable";
   }
@@ -23,6 +25,7 @@ std::vector<Isa> supported_isas() {
     isas.push_back(Isa::avx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     isas.push_back(Isa::avx512);
+  if (isas.back() == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::avx512_bf16);
 #endif
   return isas;
 }

@@ -6,7 +6,7 @@
 
 namespace tokenprune::cpu {
 
-enum class Isa { portable, avx2, avx512 };
+enum class Isa { portable, avx2, avx512, avx512_bf16 };
 
 std::string name(Isa isa);
 

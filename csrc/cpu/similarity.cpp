@@ -1,37 +1,42 @@
 #include "similarity.h"
 
+#include <type_traits>
+
 #include "isa.h"
 
 namespace tokenprune::cpu {
 
-#define TOKENPRUNE_DECLARE_TILE(isa)                                                                          \
-  namespace isa {                                                                                             \
-  template <class T>                                                                                          \
-  void tile(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, std::int64_t, std::int64_t, float*, \
-            std::int64_t);                                                                                    \
+#define TOKENPRUNE_DECLARE_PATH(isa) \
+  namespace isa {                    \
+  template <class T>                 \
+  DotProducts<T> products();         \
   }
-TOKENPRUNE_DECLARE_TILE(portable)
+TOKENPRUNE_DECLARE_PATH(portable)
 #if defined(__x86_64__)
-TOKENPRUNE_DECLARE_TILE(avx2)
-TOKENPRUNE_DECLARE_TILE(avx512)
+TOKENPRUNE_DECLARE_PATH(avx2)
+TOKENPRUNE_DECLARE_PATH(avx512)
+TOKENPRUNE_DECLARE_PATH(avx512_bf16)
 #endif
 
 template <class T>
-DotTile<T> dot_tile() {
+DotProducts<T> dot_products() {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::avx512_bf16:
+      if constexpr (std::is_same_v<T, BFloat16>) return avx512_bf16::products<T>();
+      [[fallthrough]];
     case Isa::avx512:
-      return avx512::tile<T>;
+      return avx512::products<T>();
     case Isa::avx2:
-      return avx2::tile<T>;
+      return avx2::products<T>();
 #endif
     default:
-      return portable::tile<T>;
+      return portable::products<T>();
   }
 }
 
-template DotTile<float> dot_tile<float>();
-template DotTile<BFloat16> dot_tile<BFloat16>();
-template DotTile<Half> dot_tile<Half>();
+template DotProducts<float> dot_products<float>();
+template DotProducts<BFloat16> dot_products<BFloat16>();
+template DotProducts<Half> dot_products<Half>();
 
 }  // namespace tokenprune::cpu

@@ -1,9 +1,9 @@
 // Cosine similarity of two token rows: one fixed float32 function of the rows and their depth.
 //
 // dot(a, b) adds the products of a chunk of kChunk elements into kLanes partial sums, adds the chunks' partial sums
-// lane by lane, and the lanes as a balanced tree. The order depends on nothing but the depth, so a similarity has the
-// same bits in every tile, tail, batch and thread, and dot(a, b) == dot(b, a). The chunks bound the rounding error:
-// a lane sees at most kChunk / kLanes + depth / kChunk additions.
+// lane by lane, and the lanes as a balanced tree. The order depends on nothing but the depth and the instruction set,
+// so a similarity has the same bits in every tile, tail, batch and thread, and dot(a, b) == dot(b, a). The chunks bound
+// the rounding error: a lane sees at most kChunk / kLanes + depth / kChunk additions.
 #pragma once
 
 #include <algorithm>
@@ -11,21 +11,25 @@
 #include <cstdint>
 
 #include "elements.h"
+#include "panel.h"
 
 namespace tokenprune::cpu {
 
 constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kChunk = 1024;
 
-// out[i * stride_out + j] = dot(a_i, b_j) for every row of a and of b.
+// The dot products of the current instruction set.
 template <class T>
-using DotTile = void (*)(const T* a, std::int64_t stride_a, std::int64_t count_a,  //
-                         const T* b, std::int64_t stride_b, std::int64_t count_b,  //
-                         std::int64_t depth, float* out, std::int64_t stride_out);
+struct DotProducts {
+  // out[j] = dot(a, b[j]) for the one or two rows of b, read once.
+  void (*of_row)(const T* a, const T* const* b, std::int64_t count_b, std::int64_t depth, float* out);
+  // out[i * stride_out + j] = dot(a[i], b_j), b_j being row columns[j] of the panel. `lanes` is scratch for
+  // count_a * count_b * kLanes partial sums.
+  void (*of_tile)(const T* const* a, std::int64_t count_a, const Panel<T>& panel, const std::int32_t* columns,
+                  std::int64_t count_b, float* lanes, float* out, std::int64_t stride_out);
+};
 
-// The tile function of the current instruction set.
 template <class T>
-DotTile<T> dot_tile();
+DotProducts<T> dot_products();
 
 // 1 / max(|x|, 1e-12), given <x, x>.
 inline float reciprocal_norm(float sum_of_squares) { return 1.0f / std::max(std::sqrt(sum_of_squares), 1e-12f); }

@@ -1,0 +1,65 @@
+// One item on its way through the selection: what is known of each row, O(N) beside the rows themselves.
+//
+// Parallel is called as parallel(count, grain, body) and calls body(begin, end, thread) over disjoint ranges of
+// [0, count), thread being below parallel.threads(). Results do not depend on how it splits the range.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "rows.h"
+#include "similarity.h"
+
+namespace tokenprune::cpu {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+enum class RowState : std::uint8_t { candidate, non_finite, selected };
+
+// Rows per parallel task, so that a task is worth handing to a thread.
+inline std::int64_t grain(std::int64_t multiply_adds_per_row) {
+  constexpr std::int64_t kMultiplyAddsPerTask = 1 << 17;
+  return std::max<std::int64_t>(1, kMultiplyAddsPerTask / std::max<std::int64_t>(1, multiply_adds_per_row));
+}
+
+template <class T>
+struct Item {
+  Rows<T> rows;
+  DotProducts<T> products = dot_products<T>();
+  std::vector<float> reciprocal_norm = std::vector<float>(rows.count);
+  std::vector<RowState> state = std::vector<RowState>(rows.count);
+  std::vector<float> running_maximum = std::vector<float>(rows.count, -kInfinity);  // max similarity to the selected
+
+  float similarity_of(std::int64_t i, std::int64_t j, float dot) const {
+    return similarity(dot, reciprocal_norm[i], reciprocal_norm[j]);
+  }
+};
+
+// Norms and row states. `weight` is the importance or relevance of each row, null where the method has none. The same
+// pass over the rows leaves the dot product of each row i with row companion(i) in companion_dot[i], where there is one
+// (it is not negative).
+template <class T, class Parallel, class Companion>
+Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, const Companion& companion,
+                std::vector<float>& companion_dot) {
+  Item<T> item{rows};
+  companion_dot.resize(rows.count);
+  parallel(rows.count, grain(rows.depth), [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t other = companion(i);
+      const T* against[] = {rows.row(i), rows.row(std::max<std::int64_t>(other, 0))};
+      float dots[2];
+      item.products.of_row(rows.row(i), against, other < 0 ? 1 : 2, rows.depth, dots);
+      if (other >= 0) companion_dot[i] = dots[1];
+      // Not finite whenever an element is not: products and sums keep Inf and NaN.
+      const bool finite = std::isfinite(dots[0]) && (weight == nullptr || std::isfinite(weight[i]));
+      item.state[i] = finite ? RowState::candidate : RowState::non_finite;
+      item.reciprocal_norm[i] = finite ? reciprocal_norm(dots[0]) : 0.0f;
+    }
+  });
+  return item;
+}
+
+}  // namespace tokenprune::cpu

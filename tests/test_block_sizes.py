@@ -1,0 +1,126 @@
+"""The native backend's block sizes, forced: whatever is worked on at a time, every bit of the result is the same."""
+
+import contextlib
+import itertools
+
+import pytest
+import torch
+
+from tests.inputs import (
+    METHODS,
+    arguments,
+    clustered_tokens,
+    exact_tokens,
+    exact_weight,
+    gaussian_tokens,
+    judged,
+    ops,
+    oracle,
+    random_weight,
+)
+
+pytestmark = pytest.mark.kernel
+
+COUNT = 150
+# Rows of the front, candidates, rows of an outlier block. A front of one row is the plain loop.
+PLAIN = (1, 1, COUNT)
+SIZES = [
+    PLAIN,
+    (1, 1, 1),
+    (2, 1, 7),
+    (2, 2, 2),
+    (7, 3, 16),
+    (33, 32, 33),
+    (64, 17, 149),
+    (COUNT, 1, COUNT - 1),
+    (COUNT, COUNT, 150),
+    (10 * COUNT, 10 * COUNT, 10 * COUNT),
+]
+
+
+@contextlib.contextmanager
+def block_sizes(front, candidates, outliers):
+    force = torch.ops.tokenprune_native._force_block_sizes
+    force(front, candidates, outliers)
+    try:
+        yield
+    finally:
+        force(0, 0, 0)
+
+
+def few_distinct_rows():
+    return gaussian_tokens(20, 24)[torch.arange(COUNT) * 7 % 20]
+
+
+def noise_with_an_outlier():
+    return torch.cat([2.0 + gaussian_tokens(COUNT - 1, 24), -torch.ones(1, 24)])
+
+
+def a_line():
+    angle = torch.linspace(0, 1.5, COUNT)
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def with_broken_rows():
+    x = clustered_tokens(COUNT, 24, clusters=9)
+    x[3::10] = torch.nan
+    x[5::10] = 0.0
+    return x
+
+
+INPUTS = {
+    "gaussian": lambda: gaussian_tokens(COUNT, 24),
+    "clustered": lambda: clustered_tokens(COUNT, 24, clusters=9),
+    "few distinct rows": few_distinct_rows,
+    "equal rows": lambda: torch.ones(COUNT, 24),
+    "a line": a_line,
+    "noise with an outlier": noise_with_an_outlier,
+    "broken rows": with_broken_rows,
+    "ties": lambda: exact_tokens(COUNT, 32, non_zeros=16),
+}
+
+
+def scored(method, x, weight, k, lam=0.5):
+    indices, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam))
+    return indices, scores.view(torch.int32)
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tokens", INPUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
+    x, weight = INPUTS[tokens]().to(dtype), random_weight(COUNT)
+    for k, lam in itertools.product((1, 40, COUNT), (0.5,) if method == "divprune" else (0.0, 0.5, 1.0)):
+        with block_sizes(*PLAIN):
+            expected = scored(method, x, weight, k, lam)
+        with block_sizes(*sizes):
+            result = scored(method, x, weight, k, lam)
+        for mine, theirs in zip(result, expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_size_matches_the_oracle(method, sizes):
+    with block_sizes(*sizes):
+        for tokens in ("gaussian", "clustered", "noise with an outlier"):
+            judged(method, INPUTS[tokens](), random_weight(COUNT), 60)
+        x, weight = INPUTS["ties"](), exact_weight(method, COUNT)
+        assert torch.equal(
+            getattr(ops, method)(*arguments(method, x, weight, COUNT)), oracle(method, x, weight, COUNT)[0]
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tokens", [gaussian_tokens, lambda *shape: clustered_tokens(*shape, clusters=40)])
+def test_sizes_and_threads_in_full_size(threads, method, tokens):
+    x, weight = tokens(1_400, 64), random_weight(1_400)
+    results = []
+    for count, sizes in itertools.product((1, 2, 5), [(1, 1, 1_400), (0, 0, 0)]):
+        threads(count)
+        with block_sizes(*sizes):
+            results.append(scored(method, x, weight, 300))
+    for result in results[1:]:
+        for mine, theirs in zip(result, results[0], strict=True):
+            assert torch.equal(mine, theirs)
