@@ -22,7 +22,7 @@ class Block {
         panel_(item.rows.depth, capacity_),
         positions_(capacity_),
         lanes_(threads * kTileRows * kTileColumns * kLanes),
-        values_(threads * kTileRows * capacity_) {
+        values_(threads * kTileRows * kTileColumns) {
     std::iota(positions_.begin(), positions_.end(), 0);
   }
 
@@ -43,20 +43,26 @@ class Block {
     });
   }
 
-  // visit(i, values, columns, thread) for every row i of `others`; values[j] is its similarity to the block's row at
-  // columns.positions[j]. The columns are columns_of(i) for the first of a few rows i that are worked on together.
+  // visit(i, values, part, thread) for every row i of `others` and some parts of its columns: values[j] is its
+  // similarity to the block's row at part.positions[j]. The columns are columns_of(i) for the first of a few rows i
+  // that are worked on together; those of the first row of all should be the most.
   template <class Parallel, class ColumnsOf, class Visit>
   void similarities(const std::vector<std::int64_t>& others, const ColumnsOf& columns_of, Parallel& parallel,
                     const Visit& visit) {
+    if (others.empty()) return;
     const std::int64_t tiles = (others.size() + kTileRows - 1) / kTileRows;
-    parallel(tiles, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-      float* values = values_.data() + thread * kTileRows * capacity_;
+    const std::int64_t multiply_adds = kTileRows * columns_of(others[0]).count * item_.rows.depth;
+    parallel(tiles, grain(multiply_adds), [&](std::int64_t begin, std::int64_t end, int thread) {
+      float* values = values_.data() + thread * kTileRows * kTileColumns;
       for (std::int64_t tile = begin; tile < end; ++tile) {
         const std::int64_t* rows = others.data() + tile * kTileRows;
         const std::int64_t count = std::min<std::int64_t>(kTileRows, others.size() - tile * kTileRows);
         const Columns columns = columns_of(rows[0]);
-        multiply(rows, count, columns, values, thread);
-        for (std::int64_t i = 0; i < count; ++i) visit(rows[i], values + i * capacity_, columns, thread);
+        for (std::int64_t first = 0; first < columns.count; first += kTileColumns) {
+          const Columns part{columns.positions + first, std::min(kTileColumns, columns.count - first)};
+          multiply(rows, count, part, values, kTileColumns, thread);
+          for (std::int64_t i = 0; i < count; ++i) visit(rows[i], values + i * kTileColumns, part, thread);
+        }
       }
     });
   }
@@ -68,19 +74,21 @@ class Block {
     const auto visit = [&](std::int64_t tile_a, std::int64_t tile_b, int thread) {
       const std::int64_t a0 = tile_a * kGramEdge, a1 = std::min(a0 + kGramEdge, size());
       const std::int64_t b0 = tile_b * kGramEdge, b1 = std::min(b0 + kGramEdge, size());
-      multiply(rows_.data() + a0, a1 - a0, {positions_.data() + b0, b1 - b0}, matrix + a0 * capacity_ + b0, thread);
+      multiply(rows_.data() + a0, a1 - a0, {positions_.data() + b0, b1 - b0}, matrix + a0 * capacity_ + b0, capacity_,
+               thread);
       for (std::int64_t a = a0; a < a1; ++a)
         for (std::int64_t b = b0; b < b1; ++b) matrix[b * capacity_ + a] = matrix[a * capacity_ + b];
     };
     // The pairs of tiles (a, b), a <= b, numbered row by row of the triangle.
-    parallel(tiles * (tiles + 1) / 2, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-      std::int64_t a = 0, b = begin;
-      while (b >= tiles) b += ++a - tiles;
-      for (std::int64_t pair = begin; pair < end; ++pair) {
-        visit(a, b, thread);
-        if (++b == tiles) b = ++a;
-      }
-    });
+    parallel(tiles * (tiles + 1) / 2, grain(kGramEdge * kGramEdge * item_.rows.depth),
+             [&](std::int64_t begin, std::int64_t end, int thread) {
+               std::int64_t a = 0, b = begin;
+               while (b >= tiles) b += ++a - tiles;
+               for (std::int64_t pair = begin; pair < end; ++pair) {
+                 visit(a, b, thread);
+                 if (++b == tiles) b = ++a;
+               }
+             });
   }
 
  private:
@@ -88,17 +96,15 @@ class Block {
   static constexpr std::int64_t kTileColumns = 64;
   static constexpr std::int64_t kGramEdge = 16;
 
-  void multiply(const std::int64_t* others, std::int64_t size, Columns columns, float* values, int thread) {
+  void multiply(const std::int64_t* others, std::int64_t size, Columns columns, float* values, std::int64_t stride,
+                int thread) {
     const T* rows[kTileRows];
     for (std::int64_t i = 0; i < size; ++i) rows[i] = item_.rows.row(others[i]);
     float* lanes = lanes_.data() + thread * kTileRows * kTileColumns * kLanes;
-    for (std::int64_t first = 0; first < columns.count; first += kTileColumns) {
-      const std::int64_t width = std::min(kTileColumns, columns.count - first);
-      item_.products.of_tile(rows, size, panel_, columns.positions + first, width, lanes, values + first, capacity_);
-    }
+    item_.products.of_tile(rows, size, panel_, columns.positions, columns.count, lanes, values, stride);
     for (std::int64_t i = 0; i < size; ++i)
       for (std::int64_t j = 0; j < columns.count; ++j) {
-        float& value = values[i * capacity_ + j];
+        float& value = values[i * stride + j];
         value = item_.similarity_of(others[i], rows_[columns.positions[j]], value);
       }
   }

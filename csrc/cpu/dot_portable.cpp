@@ -21,6 +21,11 @@ struct Lanes {
     for (std::int64_t i = 0; i < kLanes; ++i) lanes.value[i] = a.value[i] + b.value[i];
     return lanes;
   }
+  static float sum(Lanes a) {
+    for (std::int64_t width = kLanes / 2; width > 0; width /= 2)
+      for (std::int64_t i = 0; i < width; ++i) a.value[i] += a.value[i + width];
+    return a.value[0];
+  }
   void store(float* p) const { std::copy_n(value, kLanes, p); }
 };
 

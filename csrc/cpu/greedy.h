@@ -94,8 +94,8 @@ class Greedy {
   void take_in(const std::vector<std::int64_t>& others, Parallel& parallel) {
     selected_.similarities(
         others, [&](std::int64_t i) { return selected_.columns(taken_in_[i]); }, parallel,
-        [&](std::int64_t i, const float* values, Columns columns, int) {
-          for (std::int64_t j = 0; j < columns.count; ++j)
+        [&](std::int64_t i, const float* values, Columns part, int) {
+          for (std::int64_t j = 0; j < part.count; ++j)
             item_.running_maximum[i] = std::max(item_.running_maximum[i], values[j]);
         });
     for (const std::int64_t i : others) taken_in_[i] = selected_.size();

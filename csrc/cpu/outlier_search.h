@@ -75,16 +75,16 @@ class OutlierSearch {
     std::fill(nearest_.begin(), nearest_.end(), -kInfinity);
     block_.similarities(
         others, [&](std::int64_t) { return columns; }, parallel,
-        [&](std::int64_t i, const float* values, Columns, int thread) {
+        [&](std::int64_t i, const float* values, Columns part, int thread) {
           float* nearest = nearest_.data() + thread * block_.capacity();
-          for (std::int64_t j = 0; j < columns.count; ++j) {
+          for (std::int64_t j = 0; j < part.count; ++j) {
             raise(bound_[i], values[j]);
-            raise(nearest[j], values[j]);
+            raise(nearest[part.positions[j]], values[j]);
           }
         });
     for (int thread = 0; thread < parallel.threads(); ++thread)
-      for (std::int64_t j = 0; j < columns.count; ++j)
-        raise(bound_[block_.row(columns.positions[j])], nearest_[thread * block_.capacity() + j]);
+      for (std::int64_t a = 0; a < block_.size(); ++a)
+        raise(bound_[block_.row(a)], nearest_[thread * block_.capacity() + a]);
   }
 
   // Moves the rows that are not alive any more.

@@ -1,9 +1,10 @@
 // Cosine similarity of two token rows: one fixed float32 function of the rows and their depth.
 //
 // dot(a, b) adds the products of a chunk of kChunk elements into kLanes partial sums, adds the chunks' partial sums
-// lane by lane, and the lanes as a balanced tree. The order depends on nothing but the depth and the instruction set,
-// so a similarity has the same bits in every tile, tail, batch and thread, and dot(a, b) == dot(b, a). The chunks bound
-// the rounding error: a lane sees at most kChunk / kLanes + depth / kChunk additions.
+// lane by lane, and the lanes as a balanced tree, half the lanes to the other half. The order depends on nothing but
+// the depth and the instruction set, so a similarity has the same bits in every tile, tail, batch and thread, and
+// dot(a, b) == dot(b, a). The chunks bound the rounding error: a lane sees at most kChunk / kLanes + depth / kChunk
+// additions.
 #pragma once
 
 #include <algorithm>
