@@ -36,7 +36,7 @@ pytestmark = [
 KERNELS = (kernels.plan_kernel, kernels.row_norm_kernel, kernels.similarity_kernel, kernels.greedy_kernel)
 OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in METHODS]
 
-# One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64.
+# One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64 above 64.
 DEPTH, ROWS, LONGEST, TOTAL_K = 256, 1_200, 600, 50
 RAGGED = [
     ((600, 0, 500), (30, 0, 10)),
@@ -190,7 +190,7 @@ def test_another_shape_in_the_same_bucket_compiles_nothing(compilations):
     run(2, 600, 256, 50, 0.5)
     known = list(compilations)
     assert len(known) > len(KERNELS)
-    for sizes in ((1, 513, 64, 1, 0.0), (3, 1_000, 4_096, 7, 1.0), (16, 1_024, 1_024, 100, 0.3)):
+    for sizes in ((1, 513, 128, 1, 0.0), (3, 1_000, 4_096, 7, 1.0), (16, 1_024, 1_024, 100, 0.3)):
         run(*sizes)
     assert compilations == known
 
@@ -211,6 +211,26 @@ def test_capturing_a_cold_bucket_is_an_error_that_warming_up_cures(compilations,
     graph.replay()
     assert_equal(result, scored(operator)(*tensors))
     assert compilations == warm
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_tokens_off_a_whole_word_are_another_bucket(compilations, operator):
+    x, *others = given(operator)
+    scored(operator)(x, *others)
+    warm = list(compilations)
+    shifted = x.new_zeros(x.numel() + 1)[1:].view(x.shape).copy_(x)
+    message = "expected a bucket compiled before the capture"
+    with pytest.raises(RuntimeError, match=message), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        scored(operator)(shifted, *others)
+    assert compilations == warm
+    assert_equal(scored(operator)(shifted, *others), scored(operator)(x, *others))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_far_apart(method):
+    x, weight = gaussian_tokens(5, 64, dtype=torch.bfloat16).cuda(), random_weight(5).cuda()
+    apart = x.new_empty(2**32 + 64).as_strided((5, 64), (2**30, 1)).copy_(x)
+    assert_equal(scored(method)(*arguments(method, apart, weight, 4)), scored(method)(*arguments(method, x, weight, 4)))
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -44,7 +44,7 @@ def compiled(kernel, architecture, tensors, constants, **options):
             signature[name] = "fp32" if name.endswith("_weight") else "i32"
     target = architecture if isinstance(architecture, GPUTarget) else GPUTarget("cuda", architecture, 32)
     source = ASTSource(kernel, signature, constexprs, attributes)
-    return triton.compile(source, target=target, options={**options, "enable_fp_fusion": False})
+    return triton.compile(source, target=target, options=launch.OPTIONS | options)
 
 
 def registers(code):
@@ -109,26 +109,48 @@ def test_similarity_pass_of_an_odd_layout(architecture, dtype, depth):
     assert kernel.metadata.shared <= config.shared_memory
 
 
-@pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
-@pytest.mark.parametrize("block_n", [64, 512, *sorted({config.block_n for config in configs.GREEDY})])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_greedy_loop(architecture, block_n, method):
+def greedy_kernel(architecture, block_n, method):
     config = configs.greedy_config(block_n, architecture)
     tile = configs.similarity_config(2, block_n, 4096, architecture, aligned=True)
     tensors = dict.fromkeys(("similarity", "row_maximum", "reciprocal_norm", "importance", "scores"), torch.float32)
-    kernel = compiled(
+    return compiled(
         kernels.greedy_kernel,
         architecture,
         tensors | {"indices": torch.int64},
         launch.greedy_constants(config, block_n, tile, method, with_scores=True) | {"VARLEN": False, "plan": None},
         num_warps=config.num_warps,
     )
-    code = kernel.asm["sass"]
+
+
+@pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
+@pytest.mark.parametrize("block_n", [64, 512, *sorted({config.block_n for config in configs.GREEDY})])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_loop(architecture, block_n, method):
+    config = configs.greedy_config(block_n, architecture)
+    code = greedy_kernel(architecture, block_n, method).asm["sass"]
     # The loop ends in the backward branch after the last block-wide minimum, and loads one row of similarities.
     loop = code[code.index("REDUX.MIN") :]
     assert re.search(r"\bLDG\.\S*128", loop) or block_n < 4 * 32 * config.num_warps
     assert not re.search(LOCAL_MEMORY, code)
     assert registers(code) <= config.registers
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_are_not_fused(architecture):
+    code = greedy_kernel(architecture, 512, "mmr").asm["sass"]
+    assert "FMUL" in code
+    assert "FFMA" not in code
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scaled_importance_is_read_behind_a_barrier(architecture):
+    code = greedy_kernel(architecture, 512, "idpruner").asm["ttgir"]
+    scaled = code.index("tt.store")
+    assert "barrier" in code[scaled : code.index("tt.load", scaled)]
+
+
+def test_the_chunk_is_the_one_that_bounds_the_truncation():
+    assert kernels.CHUNK.value == 1_024
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -163,6 +163,47 @@ def test_more_rows_than_the_greedy_kernel_holds_are_an_error(backend, method):
 
 
 @only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dot_product_that_overflows_where_the_sum_of_squares_did_not(backend, method):
+    largest = torch.finfo(torch.float32).max
+    row = torch.zeros(256 * 12 + 1)
+    row[0] = torch.tensor(largest).sqrt().nextafter(torch.tensor(0.0))
+    row[256] = ((largest - row[0].double() ** 2) * 0.98).sqrt()
+    # Lost where the norm adds them to the square of the first element, not where a chunk adds them to one another.
+    row[512::256] = 2.8e15
+    x = torch.stack([torch.full_like(row, torch.nan), row, row.roll(0)])
+    assert getattr(ops, method)(*arguments(method, x, torch.ones(3), 3)).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("backend", [pytest.param(("triton", "cpu"), marks=pytest.mark.interpret)], indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((9, 8), (2**30, 1)), ((4, 7), (2**31 + 1, 1)), ((2, 3, 8), (2**32, 2**30, 1))]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_far_apart(backend, tmp_path, method, shape, strides):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**34 + 2**13)
+    memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2**33 + 2**12, dtype=torch.bfloat16)
+    x, weight = gaussian_tokens(*shape, dtype=torch.bfloat16), random_weight(*shape[:-1])
+    apart = memory.as_strided(shape, strides).copy_(x)
+    result = getattr(ops, method).scores(*arguments(method, apart, weight, 2))
+    for mine, theirs in zip(result, getattr(ops, method).scores(*arguments(method, x, weight, 2)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@only_triton
+def test_sizes_beyond_what_a_kernel_counts_are_an_error(backend):
+    message = "^divprune: expected D to be at most 1073741824 on the triton backend, got 1073741825$"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("divprune", "default")(torch.ones(1).expand(2, 2**30 + 1), 1)
+    segments = 2**15
+    sums = torch.zeros(segments + 1, dtype=torch.int32), torch.zeros(segments + 1, dtype=torch.int32)
+    message = "expected at most 32767 segments with max_seqlen = 16384 on the triton backend, got 32768"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("divprune_varlen", "default")(torch.ones(1).expand(16_384, 8), *sums, 1, 16_384)
+
+
+@only_triton
 def test_capacities_beyond_the_rows_are_no_limit(backend):
     x = gaussian_tokens(6, 8)
     indices = ops.divprune_varlen(x, prefix_sums(2, 4), prefix_sums(1, 2), 1_000, 2**31 - 1)

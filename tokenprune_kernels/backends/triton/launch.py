@@ -16,7 +16,16 @@ from . import kernels
 from .configs import LARGEST_COUNT, GreedyConfig, SimilarityConfig, greedy_config, similarity_config
 
 WORKSPACE_LIMIT = 2**30
-"""The most bytes of similarities at a time; a batch that needs more is worked through in slices."""
+"""The most bytes of similarities at a time; a batch that needs more is worked through in slices.
+
+A slice holds one item at least, and a ragged one may end with one segment beyond the limit.
+"""
+
+OPTIONS = {"enable_fp_fusion": False}
+"""How every kernel is compiled: without fusion, a score is rounded the same way wherever it is formed."""
+
+_LARGEST_DEPTH = 2**30
+_MOST_PROGRAMS = 2**31 - 1  # of a grid
 
 _ALIGNMENT = 8
 _ROW_ALIGNMENT = kernels.ROW_ALIGNMENT.value
@@ -115,7 +124,7 @@ class _Tokens:
 def _dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool) -> Any:
     x = x.detach()
     leading, count = x.shape[:-2], x.shape[-2]
-    _check_count(method, "N", count)
+    _check_sizes(method, "N", count, x.shape[-1])
     indices = torch.empty(*leading, k, dtype=torch.int64, device=x.device)
     scores = torch.empty(*leading, k, dtype=torch.float32, device=x.device) if with_scores else None
     if indices.numel() > 0:
@@ -123,7 +132,8 @@ def _dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, wi
         items = x.shape[0]
         tokens = _Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
         group = min(items, max(1, _workspace_rows(count) // _padded(count)))
-        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, count, group * _padded(count))
+        capacity = group * _padded(count)
+        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, group, count, capacity)
         with _on_device(x):
             for number, first in enumerate(range(0, items, group)):
                 select.run(number, min(group, items - first), group=group, count=count, k=k, plan=None)
@@ -144,7 +154,7 @@ def _varlen(
     x = _with_unit_stride(x.detach())
     rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
     longest = min(max_seqlen, rows)
-    _check_count(f"{method}_varlen", "max_seqlen", longest)
+    _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
     # What no segment owns, and what belongs to one that breaks the contract.
     indices = torch.full((total_k,), -1, dtype=torch.int64, device=x.device)
     scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=x.device) if with_scores else None
@@ -153,7 +163,7 @@ def _varlen(
         # A slice's last segment may begin just before the next slice would.
         capacity = min(segments * _padded(longest), slice_rows + _padded(longest))
         tokens = _Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
-        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, longest, capacity)
+        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, segments, longest, capacity)
         with _on_device(x):
             plan = torch.empty(segments, kernels.PLAN_COLUMNS.value, dtype=torch.int64, device=x.device)
             _run(
@@ -185,6 +195,7 @@ class _Selection:
         lam: float,
         indices: Tensor,
         scores: Tensor | None,
+        segments: int,  # of a slice
         longest: int,
         capacity: int,  # rows of the workspaces, in units of _ROW_ALIGNMENT
     ) -> None:
@@ -201,6 +212,11 @@ class _Selection:
             x.element_size(), longest, x.shape[-1], _architecture(x.device), tokens.whole_words
         )
         self.tiles = triton.cdiv(longest, self.config.block_n)
+        if segments * self.tiles**2 > _MOST_PROGRAMS:
+            raise ValueError(
+                f"{method}: expected at most {_MOST_PROGRAMS // self.tiles**2} segments with max_seqlen = {longest} on "
+                f"the triton backend, got {segments}"
+            )
         rows = capacity * _ROW_ALIGNMENT
         self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
         self.importance = None if weight is None else x.new_empty(rows, dtype=torch.float32)
@@ -317,8 +333,7 @@ def _run(
             f"{kernel.__name__}: expected a bucket compiled before the capture, got a new one; run the operator "
             "once on this kind of input, or tokenprune_kernels.warmup, before capturing"
         )
-    # Without fusion, a score is rounded the same way wherever it is formed.
-    kernel[(programs,)](**tensors, **sizes, **constants, **options, enable_fp_fusion=False)
+    kernel[(programs,)](**tensors, **sizes, **constants, **options, **OPTIONS)
     _compiled.add(bucket)
 
 
@@ -346,11 +361,10 @@ def _padded(count: int) -> int:
     return triton.cdiv(count, _ROW_ALIGNMENT)
 
 
-def _check_count(name: str, argument: str, count: int) -> None:
-    if count > LARGEST_COUNT:
-        raise ValueError(
-            f"{name}: expected {argument} to be at most {LARGEST_COUNT} on the triton backend, got {count}"
-        )
+def _check_sizes(name: str, argument: str, count: int, depth: int) -> None:
+    for what, size, largest in ((argument, count, LARGEST_COUNT), ("D", depth, _LARGEST_DEPTH)):
+        if size > largest:
+            raise ValueError(f"{name}: expected {what} to be at most {largest} on the triton backend, got {size}")
 
 
 def _with_unit_stride(x: Tensor) -> Tensor:
