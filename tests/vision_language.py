@@ -1,0 +1,245 @@
+"""Tiny randomly initialised models of every family that the transformers integration supports, and inputs for them."""
+
+import functools
+
+import torch
+import transformers
+
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 120,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 119,
+}
+IMAGE, VIDEO, VISION_START, VISION_END = 100, 101, 102, 103
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+    "projection_dim": 24,
+}
+SIGLIP = {key: value for key, value in CLIP.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
+MROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+PINPOINTS = [[16, 32], [32, 16], [32, 32]]
+
+
+def llava():
+    config = transformers.LlavaConfig(
+        vision_config=CLIP, text_config={"model_type": "llama"} | TEXT, image_token_index=IMAGE
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+def llava_next():
+    config = transformers.LlavaNextConfig(
+        vision_config=CLIP,
+        text_config={"model_type": "llama"} | TEXT,
+        image_token_index=IMAGE,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return transformers.LlavaNextForConditionalGeneration(config)
+
+
+def llava_next_video():
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=CLIP,
+        text_config={"model_type": "llama"} | TEXT,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return transformers.LlavaNextVideoForConditionalGeneration(config)
+
+
+def llava_onevision():
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=SIGLIP,
+        text_config={"model_type": "qwen2"} | TEXT,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config)
+
+
+def internvl():
+    vision = {
+        "model_type": "internvl_vision",
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": [32, 32],
+        "patch_size": [4, 4],
+    }
+    config = transformers.InternVLConfig(
+        vision_config=vision, text_config={"model_type": "qwen2"} | TEXT, image_token_id=IMAGE
+    )
+    return transformers.InternVLForConditionalGeneration(config)
+
+
+QWEN_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+
+
+def qwen2_vl():
+    vision = {"depth": 2, "embed_dim": 24, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
+    config = transformers.Qwen2VLConfig(
+        text_config=TEXT | {"rope_parameters": MROPE}, vision_config=vision, **QWEN_TOKENS
+    )
+    return transformers.Qwen2VLForConditionalGeneration(config)
+
+
+def qwen2_5_vl():
+    vision = {
+        "depth": 2,
+        "hidden_size": 24,
+        "out_hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 4,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=TEXT | {"rope_parameters": MROPE}, vision_config=vision, **QWEN_TOKENS
+    )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen3_vl():
+    vision = {
+        "depth": 3,
+        "hidden_size": 24,
+        "out_hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 4,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    config = transformers.Qwen3VLConfig(
+        text_config=TEXT | {"head_dim": 8, "rope_parameters": MROPE}, vision_config=vision, **QWEN_TOKENS
+    )
+    return transformers.Qwen3VLForConditionalGeneration(config)
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (llava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl)
+}
+FAMILIES = tuple(MAKERS)
+WITH_VIDEOS = ("llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@functools.cache
+def model_of(family):
+    torch.manual_seed(0)
+    model = MAKERS[family]().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "norm" not in name:
+                parameter.normal_(0, parameter.shape[-1] ** -0.5)
+    return model
+
+
+def batch(family, *rows):
+    """Model inputs for prompts such as "ttItVt": t is a text token, I and i are a large and a small image, V a video.
+
+    A row's text and pixels depend on nothing but the row. Shorter rows are padded on the left.
+    """
+    images, videos, token_rows = [], [], []
+    for row in rows:
+        seeds = torch.Generator().manual_seed(sum(ord(letter) * (place + 1) for place, letter in enumerate(row)))
+        tokens = []
+        for letter in row:
+            if letter == "t":
+                tokens += torch.randint(2, 100, (1,), generator=seeds).tolist()
+            else:
+                visual = _visual(family, letter, seeds)
+                (videos if letter == "V" else images).append(visual)
+                tokens += _placeholders(family, letter, visual)
+        token_rows.append(tokens)
+    length = max(map(len, token_rows))
+    input_ids = torch.tensor([[0] * (length - len(tokens)) + tokens for tokens in token_rows])
+    mask = torch.tensor([[0] * (length - len(tokens)) + [1] * len(tokens) for tokens in token_rows])
+    inputs = {"input_ids": input_ids, "attention_mask": mask}
+    if family in MROPE_FAMILIES:
+        inputs["mm_token_type_ids"] = (input_ids == IMAGE).int() + 2 * (input_ids == VIDEO).int()
+    for name, visuals in (("image", images), ("video", videos)):
+        if visuals:
+            inputs |= _pixels(family, name, visuals)
+    return inputs
+
+
+def _visual(family, letter, seeds):
+    """One image or video: its size as the family's processor gives it, and its pixels."""
+    if family in MROPE_FAMILIES:
+        size = {"I": (1, 8, 8), "i": (1, 4, 8), "V": (3, 4, 6)}[letter]
+        return size, torch.randn(size[0] * size[1] * size[2], 3 * 2 * 4 * 4, generator=seeds)
+    if letter == "V":
+        return None, torch.randn(3, 3, 16, 16, generator=seeds)
+    if family == "internvl":
+        return None, torch.randn({"I": 3, "i": 1}[letter], 3, 32, 32, generator=seeds)
+    if family == "llava":
+        return None, torch.randn(1, 3, 16, 16, generator=seeds)
+    size = {"I": (32, 32), "i": (12, 32)}[letter]
+    return size, torch.randn({"I": 5, "i": 3}[letter], 3, 16, 16, generator=seeds)
+
+
+def _placeholders(family, letter, visual):
+    token = VIDEO if letter == "V" else IMAGE
+    size, pixels = visual
+    if family in MROPE_FAMILIES:
+        per_frame = size[1] * size[2] // 4
+        if family == "qwen3_vl" and letter == "V":  # a timestamp before each frame
+            return [
+                token_id for _ in range(size[0]) for token_id in (50, VISION_START, *[token] * per_frame, VISION_END)
+            ]
+        return [VISION_START, *[token] * (size[0] * per_frame), VISION_END]
+    if family == "internvl":
+        return [token] * (16 * len(pixels))
+    return [token] * _count(family, letter)
+
+
+@functools.cache
+def _count(family, letter):
+    """How many tokens the model makes of an image or video of this size."""
+    inner = model_of(family).model
+    inputs = _pixels(family, "video" if letter == "V" else "image", [_visual(family, letter, torch.Generator())])
+    if letter == "V":
+        tokens = inner.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output
+    else:
+        sizes = [inputs["image_sizes"]] if "image_sizes" in inputs else []
+        tokens = inner.get_image_features(inputs["pixel_values"], *sizes, return_dict=True).pooler_output
+    return tokens[0].flatten(0, -2).shape[0]
+
+
+def _pixels(family, name, visuals):
+    sizes, pixels = zip(*visuals, strict=True)
+    if name == "video":
+        if family in MROPE_FAMILIES:
+            return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(sizes)}
+        return {"pixel_values_videos": torch.stack(pixels)}
+    if family in MROPE_FAMILIES:
+        return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(sizes)}
+    if family in ("llava", "internvl"):
+        return {"pixel_values": torch.cat(pixels)}
+    padded = torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True)
+    return {"pixel_values": padded, "image_sizes": torch.tensor(sizes)}
