@@ -1,6 +1,7 @@
 """Tiny randomly initialised models of every family that the transformers integration supports, and inputs for them."""
 
 import functools
+import inspect
 
 import torch
 import transformers
@@ -145,6 +146,9 @@ MAKERS = {
 }
 FAMILIES = tuple(MAKERS)
 WITH_VIDEOS = ("llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TAKES_ENCODER_OUTPUTS = (
+    "mm_encoder_outputs" in inspect.signature(transformers.LlavaForConditionalGeneration.forward).parameters
+)
 MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -228,7 +232,8 @@ def _count(family, letter):
     else:
         sizes = [inputs["image_sizes"]] if "image_sizes" in inputs else []
         tokens = inner.get_image_features(inputs["pixel_values"], *sizes, return_dict=True).pooler_output
-    return tokens[0].flatten(0, -2).shape[0]
+    added = family == "llava_onevision" and letter == "V" and not TAKES_ENCODER_OUTPUTS  # the language model's newline
+    return tokens[0].flatten(0, -2).shape[0] + added
 
 
 def _pixels(family, name, visuals):

@@ -7,7 +7,7 @@ from typing import Any
 from .family import Family
 from .internvl import InternVL
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision
-from .qwen_vl import QwenVL
+from .qwen_vl import Qwen3VL, QwenVL
 
 FAMILIES: dict[str, Family] = {
     "LlavaForConditionalGeneration": Llava(),
@@ -16,7 +16,7 @@ FAMILIES: dict[str, Family] = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevision(),
     "Qwen2VLForConditionalGeneration": QwenVL(),
     "Qwen2_5_VLForConditionalGeneration": QwenVL(),
-    "Qwen3VLForConditionalGeneration": QwenVL(),
+    "Qwen3VLForConditionalGeneration": Qwen3VL(),
     "InternVLForConditionalGeneration": InternVL(),
 }
 

@@ -23,15 +23,22 @@ class Layout:
         output_type: the class of the output.
         packed: the tokens are one tensor ``[K, 1, D]``, not a list of ``[k_j, D]``.
         joined: a deepstack layer is one tensor ``[K, D]``, not a list of ``[k_j, D]``.
+        adds_newline: the language model puts a newline behind the tokens, which then are one tensor ``[1, K - 1, D]``.
     """
 
     output_type: type
     packed: bool
     joined: bool
+    adds_newline: bool = False
 
     def output(self, tokens: list[Tensor], deepstack: list[list[Tensor]]) -> Any:
         """An encoder's output with the given tokens, ``[k_j, D]`` each, and features of the same for every layer."""
-        output = self.output_type(pooler_output=torch.cat(tokens).unsqueeze(1) if self.packed else tokens)
+        pooler_output: Any = tokens
+        if self.adds_newline:
+            pooler_output = torch.cat(tokens)[:-1].unsqueeze(0)
+        elif self.packed:
+            pooler_output = torch.cat(tokens).unsqueeze(1)
+        output = self.output_type(pooler_output=pooler_output)
         if deepstack:
             output.deepstack_features = [torch.cat(layer) if self.joined else layer for layer in deepstack]
         return output
@@ -63,7 +70,6 @@ class Family:
     positions: tuple[str, ...] = ("contiguous", "original")  # the kinds it knows, its default first
     state: tuple[str, ...] = ()  # attributes of the inner model that a call leaves changed
     packed: tuple[str, ...] = ()  # modalities whose features the model takes as one tensor, not as a list
-    repeats_runs = False  # whether `generate` repeats pixel values by the run of placeholders, not by the row
     extra_inputs: tuple[str, ...] = ()  # inputs of the encoder that its signature does not name
     position_inputs: tuple[str, ...] = ()  # inputs that only positions are made of
     newlines = False  # whether the model puts rows of its own, ``image_newline``, among the tokens
@@ -78,18 +84,22 @@ class Family:
         arguments = {name: inputs[name] for name in self.encoder_inputs(model, modality) if name in inputs}
         output = encoder(inputs[PIXELS[modality]], **arguments, return_dict=True)
         placeholders = inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
-        items = self.items(output.pooler_output, placeholders)
-        count = sum(len(item) for item in items)
+        features = self.features(model, modality, output, placeholders)
+        count = sum(len(item) for item in features.items)
         if int(placeholders.sum()) != count:
             raise ValueError(
                 f"prune_inputs: expected input_ids to have {count} {modality} placeholders, one for each token that "
                 f"the model makes of {PIXELS[modality]}, got {int(placeholders.sum())}"
             )
+        return features
+
+    def features(self, model: Any, modality: str, output: Any, placeholders: Tensor) -> Features:
+        """What an encoder's output holds."""
         deepstack = getattr(output, "deepstack_features", None) or []
         joined = bool(deepstack) and isinstance(deepstack[0], Tensor)
         return Features(
             modality,
-            items,
+            self.items(output.pooler_output, placeholders),
             [layer if joined else torch.cat(list(layer)) for layer in deepstack],
             placeholders,
             Layout(type(output), modality in self.packed, joined),
@@ -98,7 +108,8 @@ class Family:
     def encoder_inputs(self, model: Any, modality: str) -> list[str]:
         """The names of the encoder's inputs other than the pixel values."""
         _, *names = inspect.signature(getattr(model.model, f"get_{modality}_features")).parameters
-        return [*names, *self.extra_inputs]
+        # That one is the language model's too.
+        return [*(name for name in names if name != "output_hidden_states"), *self.extra_inputs]
 
     def items(self, tokens: Any, placeholders: Tensor) -> list[Tensor]:
         """The encoder's tokens as one ``[n_i, D]`` for each image or video."""
@@ -119,6 +130,18 @@ class Family:
         if "position_ids" not in inputs and positions == "contiguous":
             return None
         return shortening(inputs.get("position_ids", positions_of(inputs["attention_mask"])), 0)
+
+    def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:
+        """How ``generate`` repeats pixel values for beams, where models take no encoder outputs (transformers < 5.19).
+
+        Args:
+            modality: ``"image"`` or ``"video"``.
+            placeholders: bool ``[B, L']``.
+
+        Returns:
+            the sizes of the groups of tokens that it keeps together, and the inputs that it tells them from.
+        """
+        return placeholders.sum(-1).tolist(), {}
 
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .family import PIXELS, Family, Layout
-from .sequences import run_lengths
 
 
 def takes_encoder_outputs(model: Any) -> bool:
@@ -48,20 +47,18 @@ class Pruned:
 def hand_over(model: Any, family: Family, pruned: list[Pruned]) -> dict[str, Any]:
     """The model inputs that bring pruned features to the language model."""
     if takes_encoder_outputs(model):
-        return {"mm_encoder_outputs": {each.modality: _Groups(each, _rows(each)).output() for each in pruned}}
+        return {
+            "mm_encoder_outputs": {
+                each.modality: _Groups(each, each.placeholders.sum(-1).tolist()).output() for each in pruned
+            }
+        }
     inputs: dict[str, Any] = {}
     for each in pruned:
-        sizes = run_lengths(each.placeholders) if family.repeats_runs else _rows(each)
+        sizes, grids = family.repeated(each.modality, each.placeholders)
         groups = _Groups(each, sizes)
-        inputs[PIXELS[each.modality]] = HandedOver.numbering(groups, each.placeholders.device)
-        if family.repeats_runs:  # `generate` reads off the grids how many of the numbers stand for a run: one
-            inputs[f"{each.modality}_grid_thw"] = each.placeholders.new_ones(len(sizes), 3, dtype=torch.int64)
+        inputs |= grids | {PIXELS[each.modality]: HandedOver.numbering(groups, each.placeholders.device)}
         _wrap(model.model, f"get_{each.modality}_features", groups)
     return inputs
-
-
-def _rows(pruned: Pruned) -> list[int]:
-    return pruned.placeholders.sum(-1).tolist()
 
 
 class _Groups:

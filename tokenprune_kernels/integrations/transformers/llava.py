@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .family import Family
+from .family import Family, Features
 
 
 class Llava(Family):
@@ -58,8 +60,20 @@ class LlavaNextVideo(LlavaNext):
 
 
 class LlavaOnevision(Family):
-    """LLaVA-OneVision: newlines as in LLaVA-NeXT, and one after each video."""
+    """LLaVA-OneVision: newlines as in LLaVA-NeXT, and one after each video.
+
+    Before transformers 5.19 it is the language model that puts them after the videos: they are no candidates then.
+    """
 
     modalities = ("image", "video")
     packed = ("video",)
     newlines = True
+
+    def features(self, model: Any, modality: str, output: Any, placeholders: Tensor) -> Features:
+        """What an encoder's output holds, with the newlines that the language model would add."""
+        features = super().features(model, modality, output, placeholders)
+        missing = int(placeholders.sum()) - sum(len(item) for item in features.items)
+        if modality == "image" or missing != len(features.items):
+            return features
+        items = [torch.cat([item, model.model.image_newline.unsqueeze(0).to(item)]) for item in features.items]
+        return replace(features, items=items, layout=replace(features.layout, adds_newline=True))

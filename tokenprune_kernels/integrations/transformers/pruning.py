@@ -168,9 +168,7 @@ class Pruning:
         """Which tokens stay, bool ``[sum of n_i]`` of the images and of the videos."""
         items = [item for each in features for item in each.items]
         tokens = torch.cat(items)
-        kept = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        if self.protect_newlines and family.newlines:
-            kept = (tokens == model.model.image_newline.to(tokens)).all(-1)
+        kept = torch.cat([self._protected(model, family, each) for each in features])
         counts = [int((~mask).sum()) for mask in kept.split([len(item) for item in items])]
         if self.scope == "batch":
             counts = [sum(counts)]
@@ -192,6 +190,13 @@ class Pruning:
         )
         kept[candidates[indices]] = True
         return list(kept.split([int(each.placeholders.sum()) for each in features]))
+
+    def _protected(self, model: Any, family: Family, features: Features) -> Tensor:
+        """Which tokens stay beside the budget, bool ``[sum of n_i]``."""
+        tokens = torch.cat(features.items)
+        if family.newlines and (self.protect_newlines or features.layout.adds_newline):
+            return (tokens == model.model.image_newline.to(tokens)).all(-1)
+        return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
 
 def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None:

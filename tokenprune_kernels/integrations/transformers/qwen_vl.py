@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .family import Family
-from .sequences import Shortening, positions_of
+from .sequences import Shortening, positions_of, run_lengths
 
 
 class QwenVL(Family):
@@ -21,7 +22,6 @@ class QwenVL(Family):
     modalities = ("image", "video")
     positions = ("original",)
     state = ("rope_deltas",)
-    repeats_runs = True
     position_inputs = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
     def position_ids(
@@ -47,6 +47,23 @@ class QwenVL(Family):
         dropped = inputs["attention_mask"].sum(-1, keepdim=True) - attention_mask.sum(-1, keepdim=True)
         inner.rope_deltas = rope_deltas + dropped
         return torch.cat([positions_of(attention_mask).unsqueeze(0), shortening(spatial, 0)])
+
+    def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:
+        """By the run of placeholders, each of which has a grid."""
+        runs = run_lengths(placeholders)
+        return runs, {f"{modality}_grid_thw": placeholders.new_ones(len(runs), 3, dtype=torch.int64)}
+
+
+class Qwen3VL(QwenVL):
+    """Qwen3-VL: a video has a run of placeholders for each of its frames."""
+
+    def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:
+        """By the run of placeholders; the grid of a video counts its runs, and there is one video for each row."""
+        runs, inputs = super().repeated(modality, placeholders)
+        if modality == "video":
+            frames = torch.tensor([len(run_lengths(row.unsqueeze(0))) for row in placeholders])
+            inputs = {"video_grid_thw": F.pad(frames[frames > 0].unsqueeze(1), (0, 2), value=1).to(placeholders.device)}
+        return runs, inputs
 
 
 def _token_types(config: Any, input_ids: Tensor) -> Tensor:
