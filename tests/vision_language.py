@@ -3,8 +3,12 @@
 import functools
 import inspect
 
+import pytest
 import torch
-import transformers
+
+from tokenprune_kernels.integrations.transformers import hand_over
+
+transformers = pytest.importorskip("transformers")
 
 TEXT = {
     "hidden_size": 32,
@@ -168,28 +172,69 @@ def batch(family, *rows):
 
     A row's text and pixels depend on nothing but the row. Shorter rows are padded on the left.
     """
-    images, videos, token_rows = [], [], []
-    for row in rows:
-        seeds = torch.Generator().manual_seed(sum(ord(letter) * (place + 1) for place, letter in enumerate(row)))
-        tokens = []
-        for letter in row:
-            if letter == "t":
-                tokens += torch.randint(2, 100, (1,), generator=seeds).tolist()
-            else:
-                visual = _visual(family, letter, seeds)
-                (videos if letter == "V" else images).append(visual)
-                tokens += _placeholders(family, letter, visual)
-        token_rows.append(tokens)
+    token_rows = [_prompt(family, row)[0] for row in rows]
     length = max(map(len, token_rows))
     input_ids = torch.tensor([[0] * (length - len(tokens)) + tokens for tokens in token_rows])
     mask = torch.tensor([[0] * (length - len(tokens)) + [1] * len(tokens) for tokens in token_rows])
     inputs = {"input_ids": input_ids, "attention_mask": mask}
     if family in MROPE_FAMILIES:
         inputs["mm_token_type_ids"] = (input_ids == IMAGE).int() + 2 * (input_ids == VIDEO).int()
-    for name, visuals in (("image", images), ("video", videos)):
+    for modality in ("image", "video"):
+        visuals = [
+            visual for row in rows for letter, visual in _prompt(family, row)[1] if _modality(letter) == modality
+        ]
         if visuals:
-            inputs |= _pixels(family, name, visuals)
+            inputs |= _pixels(family, modality, visuals)
     return inputs
+
+
+def own_features(family, *rows):
+    """What the model's own encoder makes of each image, then of each video: its tokens, [n, D], and the deepstack
+    features of each layer, [n, D]."""
+    inner = model_of(family).model
+    items = []
+    for modality in ("image", "video"):
+        for letter, visual in (each for row in rows for each in _prompt(family, row)[1]):
+            if _modality(letter) == modality:
+                output = _encoded(inner, modality, _pixels(family, modality, [visual]))
+                tokens = torch.cat([tile.flatten(0, -2) for tile in output.pooler_output])
+                if _newline_added(family, letter):
+                    tokens = torch.cat([tokens, inner.image_newline[None]])
+                layers = getattr(output, "deepstack_features", None) or []
+                items.append(
+                    (tokens, [layer if isinstance(layer, torch.Tensor) else torch.cat(layer) for layer in layers])
+                )
+    return items
+
+
+def _prompt(family, row):
+    """The token ids of a row, and its images and videos with their letters."""
+    seeds = torch.Generator().manual_seed(sum(ord(letter) * (place + 1) for place, letter in enumerate(row)))
+    tokens, visuals = [], []
+    for letter in row:
+        if letter == "t":
+            tokens += torch.randint(2, 100, (1,), generator=seeds).tolist()
+        else:
+            visual = _visual(family, letter, seeds)
+            visuals.append((letter, visual))
+            tokens += _placeholders(family, letter, visual)
+    return tokens, visuals
+
+
+def _modality(letter):
+    return "video" if letter == "V" else "image"
+
+
+@torch.no_grad()
+def _encoded(inner, modality, inputs):
+    pixels = inputs["pixel_values_videos" if modality == "video" else "pixel_values"]
+    sizes = [inputs[name] for name in ("image_sizes", f"{modality}_grid_thw") if name in inputs]
+    return getattr(inner, f"get_{modality}_features")(pixels, *sizes, return_dict=True)
+
+
+def _newline_added(family, letter):
+    """Whether it is the language model that puts a newline behind the video."""
+    return family == "llava_onevision" and letter == "V" and not TAKES_ENCODER_OUTPUTS
 
 
 def _visual(family, letter, seeds):
@@ -225,20 +270,14 @@ def _placeholders(family, letter, visual):
 @functools.cache
 def _count(family, letter):
     """How many tokens the model makes of an image or video of this size."""
-    inner = model_of(family).model
-    inputs = _pixels(family, "video" if letter == "V" else "image", [_visual(family, letter, torch.Generator())])
-    if letter == "V":
-        tokens = inner.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output
-    else:
-        sizes = [inputs["image_sizes"]] if "image_sizes" in inputs else []
-        tokens = inner.get_image_features(inputs["pixel_values"], *sizes, return_dict=True).pooler_output
-    added = family == "llava_onevision" and letter == "V" and not TAKES_ENCODER_OUTPUTS  # the language model's newline
-    return tokens[0].flatten(0, -2).shape[0] + added
+    visual = _visual(family, letter, torch.Generator())
+    output = _encoded(model_of(family).model, _modality(letter), _pixels(family, _modality(letter), [visual]))
+    return output.pooler_output[0].flatten(0, -2).shape[0] + _newline_added(family, letter)
 
 
-def _pixels(family, name, visuals):
+def _pixels(family, modality, visuals):
     sizes, pixels = zip(*visuals, strict=True)
-    if name == "video":
+    if modality == "video":
         if family in MROPE_FAMILIES:
             return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(sizes)}
         return {"pixel_values_videos": torch.stack(pixels)}
@@ -248,3 +287,20 @@ def _pixels(family, name, visuals):
         return {"pixel_values": torch.cat(pixels)}
     padded = torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True)
     return {"pixel_values": padded, "image_sizes": torch.tensor(sizes)}
+
+
+@pytest.fixture(params=["encoder outputs", "wrap"] if TAKES_ENCODER_OUTPUTS else ["wrap"])
+def mechanism(request, monkeypatch):
+    """Runs the test with each way to hand features over that the installed transformers has."""
+    takes = request.param == "encoder outputs"
+    monkeypatch.setattr(hand_over, "takes_encoder_outputs", lambda model: takes)
+    return request.param
+
+
+def handed_over(pruned, modality="image"):
+    """The kept tokens that pruned inputs bring, [K, D]."""
+    if "mm_encoder_outputs" in pruned:
+        tokens = pruned["mm_encoder_outputs"][modality].pooler_output
+    else:
+        tokens = pruned["pixel_values_videos" if modality == "video" else "pixel_values"].groups.output().pooler_output
+    return torch.cat([group.flatten(0, -2) for group in tokens])

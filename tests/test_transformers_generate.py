@@ -1,0 +1,161 @@
+"""Decoding: cached and from scratch, alone and in a batch, greedy, with beams and with several sequences."""
+
+import pytest
+import torch
+
+from tests.vision_language import FAMILIES, MROPE_FAMILIES, WITH_VIDEOS, batch, model_of
+from tests.vision_language import mechanism as mechanism
+from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
+
+GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+ROWS = ("ttItit", "tttItttttttt", "ttttt", "tIttt")
+VIDEO_ROWS = ("ttItVt", "tVtitVtt", "tttttttttttIt", "tt", "tVtt")
+PRUNING = {"keep_ratio": 0.3}
+POSITIONS = [(family, "original") for family in FAMILIES] + [
+    (family, "contiguous") for family in FAMILIES if family not in MROPE_FAMILIES
+]
+
+
+def rows_of(family):
+    return VIDEO_ROWS if family in WITH_VIDEOS else ROWS
+
+
+def continued(inputs, tokens):
+    """The inputs with text tokens, [B, n], behind the prompts."""
+    extended = dict(inputs)
+    for name, values in (
+        ("input_ids", tokens),
+        ("attention_mask", torch.ones_like(tokens)),
+        ("mm_token_type_ids", torch.zeros_like(tokens)),
+    ):
+        if name in inputs:
+            extended[name] = torch.cat([inputs[name], values.to(inputs[name].dtype)], dim=1)
+    return extended
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize(("family", "positions"), POSITIONS)
+@torch.no_grad()
+def test_decoding_with_a_cache_equals_recomputation_from_scratch(family, positions):
+    model, inputs = model_of(family), batch(family, *rows_of(family))
+    pruned = prune_inputs(model, inputs, positions=positions, **PRUNING)
+    result = model.generate(**pruned, **GREEDY, return_dict_in_generate=True, output_logits=True)
+    new_tokens = result.sequences[:, pruned["input_ids"].shape[1] :]
+    for step, logits in enumerate(result.logits):
+        whole = prune_inputs(model, continued(inputs, new_tokens[:, :step]), positions=positions, **PRUNING)
+        torch.testing.assert_close(logits, model(**whole).logits[:, -1], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_loop_of_forward_calls_equals_generate(family):
+    """What the prefill leaves behind, in the cache and on the model, is enough to decode on."""
+    model, inputs = model_of(family), batch(family, "ttItittt")
+    with enable_pruning(model, **PRUNING):
+        expected = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
+        output = model(**inputs, use_cache=True)
+        tokens = [output.logits[:, -1:].argmax(-1)]
+        while len(tokens) < expected.shape[1]:
+            output = model(input_ids=tokens[-1], past_key_values=output.past_key_values, use_cache=True)
+            tokens.append(output.logits[:, -1:].argmax(-1))
+    assert torch.equal(torch.cat(tokens, dim=1), expected)
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_prompt_in_a_batch_gives_what_it_gives_alone(family):
+    model, rows = model_of(family), rows_of(family)
+    with enable_pruning(model, **PRUNING):
+        together = model(**batch(family, *rows)).logits
+        generated = model.generate(**batch(family, *rows), **GREEDY)
+        for number, row in enumerate(rows):
+            alone = batch(family, row)
+            logits = model(**alone).logits[0]
+            torch.testing.assert_close(together[number, -len(logits) :], logits, atol=2e-5, rtol=1e-4)
+            assert torch.equal(generated[number, -4:], model.generate(**alone, **GREEDY)[0, -4:])
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_usual_slice_holds_the_new_tokens(family):
+    model, inputs = model_of(family), batch(family, *rows_of(family))
+    length = inputs["input_ids"].shape[1]
+    pruned = prune_inputs(model, inputs, **PRUNING)
+    expected = model.generate(**pruned, **GREEDY)[:, pruned["input_ids"].shape[1] :]
+    with enable_pruning(model, **PRUNING):
+        generated = model.generate(**inputs, **GREEDY)
+        output = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+    for sequences in (generated, output.sequences, output["sequences"]):
+        assert torch.equal(sequences[:, :length], inputs["input_ids"])
+        assert torch.equal(sequences[:, length:], expected)
+    assert pruned["input_ids"].shape[1] < length
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=["beams", "both"]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_of_a_batch_are_those_of_each_prompt(family, options):
+    model, rows = model_of(family), rows_of(family)
+    sequences = options.get("num_return_sequences", 1)
+    inputs = batch(family, *rows)
+    with enable_pruning(model, **PRUNING):
+        together = model.generate(**inputs, **GREEDY, **options)
+        alone = [model.generate(**batch(family, row), **GREEDY, **options)[:, -4:] for row in rows]
+    length = inputs["input_ids"].shape[1]
+    assert torch.equal(together[:, :length], inputs["input_ids"].repeat_interleave(sequences, dim=0))
+    assert torch.equal(together[:, length:], torch.cat(alone))
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_sampled_sequences_start_from_the_pruned_prompt(family):
+    """Of one token each, so that every sequence of a prompt has the same few candidates."""
+    model, rows = model_of(family), ("tItt", "ttttt")
+    inputs = batch(family, *rows)
+    options = {"do_sample": True, "max_new_tokens": 1, "num_return_sequences": 5, "top_k": 1}
+    with enable_pruning(model, **PRUNING):
+        sampled = model.generate(**inputs, **options)
+        greedy = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert torch.equal(sampled, greedy.repeat_interleave(5, dim=0))
+
+
+def test_limits_on_the_length_count_the_prompt_that_was_given():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    length = inputs["input_ids"].shape[1]
+    with enable_pruning(model, **PRUNING):
+        assert model.generate(**inputs, max_length=length + 3, min_length=length + 3).shape[1] == length + 3
+        config = type(model.generation_config)(max_length=length + 2, min_length=length + 2, pad_token_id=0)
+        assert model.generate(**inputs, generation_config=config).shape[1] == length + 2
+        assert model.generate(inputs.pop("input_ids"), config, **inputs).shape[1] == length + 2
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_text_alone_passes_through(family):
+    model, inputs = model_of(family), batch(family, "ttttt", "ttt")
+    expected = model.generate(**inputs, **GREEDY)
+    assert prune_inputs(model, inputs, **PRUNING).keys() == inputs.keys()
+    with enable_pruning(model, **PRUNING):
+        assert torch.equal(model.generate(**inputs, **GREEDY), expected)
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "qwen2_5_vl"])
+def test_greedy_calls_may_share_pruned_inputs(family):
+    model = model_of(family)
+    pruned = prune_inputs(model, batch(family, "ttItt", "tt"), **PRUNING)
+    assert torch.equal(model.generate(**pruned, **GREEDY), model.generate(**pruned, **GREEDY))
+
+
+def test_a_filled_cache_beside_pixels_is_refused():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    with enable_pruning(model, **PRUNING):
+        cache = model(**inputs, use_cache=True).past_key_values
+        message = (
+            rf"expected an empty cache beside pixel values.*got past_key_values of {cache.get_seq_length()} tokens"
+        )
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match=message):
+                call(**inputs, past_key_values=cache)
