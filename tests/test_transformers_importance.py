@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 
 import python_ref
-from tests.vision_language import FAMILIES, IMAGE, batch, handed_over, model_of, own_features
+from tests.inputs import random_weight
+from tests.vision_language import (
+    FAMILIES,
+    IMAGE,
+    assert_handed_over,
+    batch,
+    handed_over,
+    images_in,
+    model_of,
+    own_features,
+    share,
+)
 from tokenprune_kernels.integrations.transformers import VisionSelectorScorer, prune_inputs
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -21,23 +32,21 @@ def assert_idpruner_keeps(family, rows, importance, weights, **options):
     pruned = prune_inputs(
         model_of(family), batch(family, *rows), method="idpruner", keep_ratio=0.3, importance=importance, **options
     )
-    for modality, letters in (("image", "Ii"), ("video", "V")):
-        features = [tokens for tokens, _ in own_features(family, *rows)]
-        images = sum(letter in "Ii" for row in rows for letter in row)
-        chosen = slice(None, images) if modality == "image" else slice(images, None)
-        if not any(letter in letters for row in rows for letter in row):
-            continue
-        expected = [
-            tokens[python_ref.idpruner(tokens, weight, max(1, round(0.3 * len(tokens))))[0].sort().values]
-            for tokens, weight in zip(features[chosen], weights[chosen], strict=True)
+    expected = [
+        item.tokens[
+            item.kept(
+                lambda tokens, weight=weight: python_ref.idpruner(tokens, weight[: len(tokens)], share(0.3, tokens))[0]
+            )
         ]
-        torch.testing.assert_close(handed_over(pruned, modality), torch.cat(expected), atol=1e-5, rtol=1e-4)
+        for item, weight in zip(own_features(family, *rows), weights, strict=True)
+    ]
+    assert_handed_over(family, pruned, expected, images_in(rows))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_norm(family):
     rows = ("tItit", "ttIt")
-    assert_idpruner_keeps(family, rows, "norm", [tokens.norm(dim=-1) for tokens, _ in own_features(family, *rows)])
+    assert_idpruner_keeps(family, rows, "norm", [item.tokens.norm(dim=-1) for item in own_features(family, *rows)])
 
 
 @pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
@@ -48,7 +57,7 @@ def test_text_is_the_cosine_to_the_mean_embedding_of_the_prompts_own_text(family
         input_ids = batch(family, row)["input_ids"]
         mean = model.get_input_embeddings()(input_ids[input_ids != IMAGE]).mean(0, keepdim=True)
         for _ in row.replace("t", ""):
-            weights.append(F.cosine_similarity(own_features(family, *rows)[number][0], mean).detach())
+            weights.append(F.cosine_similarity(own_features(family, *rows)[number].tokens, mean).detach())
             number += 1
     assert_idpruner_keeps(family, rows, "text", weights)
 
@@ -75,13 +84,13 @@ def test_class_attention_is_that_of_the_vision_tower(family):
         weights = F.avg_pool2d(attention.view(-1, 1, 4, 4), 2).flatten()
     else:  # the overview, then two tiles side by side, of which rows above and below show nothing of the image
         tiles = torch.cat([attention[1].view(4, 4), attention[2].view(4, 4)], dim=1)
-        height = (len(own_features(family, row)[0][0]) - 16) // 9
+        height = (len(own_features(family, row)[0].tokens) - 16) // 9
         cut = (4 - height) // 2
         tiles = F.pad(tiles[cut : 4 - cut], (0, 1))
         weights = torch.cat([attention[0], tiles.flatten()])
     assert_idpruner_keeps(family, [row], "cls_attention", [weights])
     order = weights.argsort(descending=True)
-    assert not torch.equal(order, own_features(family, row)[0][0].norm(dim=-1).argsort(descending=True))
+    assert not torch.equal(order, own_features(family, row)[0].tokens.norm(dim=-1).argsort(descending=True))
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
@@ -93,7 +102,7 @@ def test_class_attention_needs_a_class_token(family):
 
 def test_tensors_and_callables():
     rows = ("tItIt", "tIt")
-    weights = [torch.rand(16, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    weights = [random_weight(16, seed=seed) for seed in range(3)]
     for importance in (
         torch.cat(weights),
         torch.stack(weights),
@@ -102,31 +111,28 @@ def test_tensors_and_callables():
         torch.stack(weights).double(),
     ):
         assert_idpruner_keeps("llava", rows, importance, weights)
-    first = [tokens[:, 0] for tokens, _ in own_features("llava", *rows)]
+    first = [item.tokens[:, 0] for item in own_features("llava", *rows)]
     assert_idpruner_keeps("llava", rows, lambda tokens: tokens[:, 0], first)
 
 
 def test_weights_of_videos_follow_those_of_images():
     rows = ("tVtIt", "tit")
-    weights = [
-        torch.rand(len(tokens), generator=torch.Generator().manual_seed(len(tokens)))
-        for tokens, _ in own_features("qwen3_vl", *rows)
-    ]
+    weights = [random_weight(len(item.tokens), seed=len(item.tokens)) for item in own_features("qwen3_vl", *rows)]
     assert_idpruner_keeps("qwen3_vl", rows, torch.cat(weights), weights)
 
 
 def test_protected_newlines_take_no_part_in_the_scaling_of_importance():
     row, family = "tit", "llava_next"
-    (tokens, _), *_ = own_features(family, row)
+    tokens = own_features(family, row)[0].tokens
     newlines = (tokens == model_of(family).model.image_newline).all(-1)
-    weight = torch.rand(len(tokens), generator=torch.Generator().manual_seed(0)).masked_fill(newlines, 1e6)
+    weight = random_weight(len(tokens)).masked_fill(newlines, 1e6)
     pruned = prune_inputs(
         model_of(family), batch(family, row), method="idpruner", k=5, importance=weight, protect_newlines=True
     )
     others = (~newlines).nonzero()[:, 0]
     picks = others[python_ref.idpruner(tokens[others], weight[others], 5)[0]]
     expected = tokens[torch.cat([newlines.nonzero()[:, 0], picks]).sort().values]
-    torch.testing.assert_close(handed_over(pruned), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(handed_over(family, pruned), expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -145,7 +151,7 @@ def test_the_scorer_is_the_mean_product_of_queries_and_keys():
 def test_the_scorer_scores_each_image_on_its_own():
     torch.manual_seed(0)
     scorer, rows = VisionSelectorScorer(32, 8), ("tItit", "ttIt")
-    weights = [scorer(tokens) for tokens, _ in own_features("qwen2_5_vl", *rows)]
+    weights = [scorer(item.tokens) for item in own_features("qwen2_5_vl", *rows)]
     assert_idpruner_keeps("qwen2_5_vl", rows, scorer, weights)
 
 

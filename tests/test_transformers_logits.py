@@ -4,7 +4,17 @@ import pytest
 import torch
 
 import python_ref
-from tests.vision_language import FAMILIES, IMAGE, MROPE_FAMILIES, VIDEO, WITH_VIDEOS, batch, model_of, own_features
+from tests.vision_language import (
+    FAMILIES,
+    IMAGE,
+    MROPE_FAMILIES,
+    VIDEO,
+    WITH_VIDEOS,
+    batch,
+    model_of,
+    own_features,
+    share,
+)
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
@@ -26,12 +36,12 @@ def hand_made_logits(family, row, ratio, positions):
     features = own_features(family, row)
     keep = ~visual
     embeddings = model.get_input_embeddings()(input_ids)
-    deepstack = [torch.zeros_like(embeddings) for _ in features[0][1]] if features else []
-    for tokens, layers in features:
-        here, places = places[: len(tokens)], places[len(tokens) :]
-        keep[here[python_ref.divprune(tokens, max(1, round(ratio * len(tokens))))[0]]] = True
-        embeddings[here] = tokens
-        for total, layer in zip(deepstack, layers, strict=True):
+    deepstack = [torch.zeros_like(embeddings) for _ in features[0].deepstack] if features else []
+    for item in features:
+        here, places = places[: len(item.tokens)], places[len(item.tokens) :]
+        keep[here[item.kept(lambda tokens: python_ref.divprune(tokens, share(ratio, tokens))[0])]] = True
+        embeddings[here] = item.tokens
+        for total, layer in zip(deepstack, item.deepstack, strict=True):
             total[here] = layer
     if family in MROPE_FAMILIES:
         grids = {name: value for name, value in inputs.items() if name.endswith("grid_thw")}

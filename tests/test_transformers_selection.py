@@ -4,7 +4,20 @@ import pytest
 import torch
 
 import python_ref
-from tests.vision_language import FAMILIES, IMAGE, VIDEO, WITH_VIDEOS, batch, handed_over, model_of, own_features
+from tests.inputs import oracle, random_weight
+from tests.vision_language import (
+    FAMILIES,
+    IMAGE,
+    VIDEO,
+    WITH_VIDEOS,
+    assert_handed_over,
+    batch,
+    handed_over,
+    images_in,
+    model_of,
+    own_features,
+    share,
+)
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels import selectors
 from tokenprune_kernels.integrations.transformers import prune_inputs, selection
@@ -19,19 +32,10 @@ def rows_of(family):
 
 def kept_rows(family, rows, select):
     """The rows that an oracle keeps of the model's own features: `select(tokens, number)` gives indices."""
-    features = own_features(family, *rows)
-    return [tokens[select(tokens, number).sort().values] for number, (tokens, _) in enumerate(features)]
-
-
-def assert_kept(pruned, expected, images):
-    """The first `images` expected items are images, the others videos."""
-    for modality, items in (("image", expected[:images]), ("video", expected[images:])):
-        if items:
-            torch.testing.assert_close(handed_over(pruned, modality), torch.cat(items), atol=1e-5, rtol=1e-4)
-
-
-def images_in(rows):
-    return sum(letter in "Ii" for row in rows for letter in row)
+    return [
+        item.tokens[item.kept(lambda tokens, number=number: select(tokens, number))]
+        for number, item in enumerate(own_features(family, *rows))
+    ]
 
 
 @pytest.mark.usefixtures("mechanism")
@@ -39,20 +43,16 @@ def images_in(rows):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_oracle_keeps_the_same(family, method):
     rows = rows_of(family)
-    weights = [
-        torch.rand(len(tokens), generator=torch.Generator().manual_seed(7)) for tokens, _ in own_features(family, *rows)
-    ]
+    weights = [random_weight(len(item.tokens), seed=len(item.tokens)) for item in own_features(family, *rows)]
     options = {"divprune": {}, "mmr": {"relevance": weights}, "idpruner": {"importance": weights, "lam": 0.3}}[method]
 
     def select(tokens, number):
-        k = max(1, round(0.3 * len(tokens)))
-        arguments = {"divprune": (), "mmr": (weights[number],), "idpruner": (weights[number],)}[method]
-        lam = {"divprune": (), "mmr": (0.5,), "idpruner": (0.3,)}[method]
-        return getattr(python_ref, method)(tokens, *arguments, k, *lam)[0]
+        lam = {"divprune": None, "mmr": 0.5, "idpruner": 0.3}[method]
+        return oracle(method, tokens, weights[number][: len(tokens)], share(0.3, tokens), lam)[0]
 
     pruned = prune_inputs(model_of(family), batch(family, *rows), method=method, keep_ratio=0.3, **options)
     expected = kept_rows(family, rows, select)
-    assert_kept(pruned, expected, images_in(rows))
+    assert_handed_over(family, pruned, expected, images_in(rows))
     for token_id, items in ((IMAGE, expected[: images_in(rows)]), (VIDEO, expected[images_in(rows) :])):
         assert int((pruned["input_ids"] == token_id).sum()) == sum(len(item) for item in items)
 
@@ -73,7 +73,7 @@ def test_budgets_of_each_image(budget, counts):
     rows = ("tItit", "ttIt")
     pruned = prune_inputs(model_of("qwen2_vl"), batch("qwen2_vl", *rows), **budget)
     expected = kept_rows("qwen2_vl", rows, lambda tokens, number: python_ref.divprune(tokens, counts[number])[0])
-    assert_kept(pruned, expected, 3)
+    assert_handed_over("qwen2_vl", pruned, expected, 3)
     assert (pruned["input_ids"] == IMAGE).sum(-1).tolist() == [counts[0] + counts[1], counts[2]]
 
 
@@ -82,7 +82,7 @@ def test_budgets_of_videos_follow_those_of_images():
     counts = [5, 2, 7]
     pruned = prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows), k=counts)
     expected = kept_rows("qwen3_vl", rows, lambda tokens, number: python_ref.divprune(tokens, counts[number])[0])
-    assert_kept(pruned, expected, 2)
+    assert_handed_over("qwen3_vl", pruned, expected, 2)
 
 
 @pytest.mark.usefixtures("mechanism")
@@ -90,11 +90,11 @@ def test_budgets_of_videos_follow_those_of_images():
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
 def test_a_batch_may_share_one_budget(family, options):
     rows = ("tItit", "ttIt") if family == "llava" else ("tItVt", "ttitVt")
-    features = torch.cat([tokens for tokens, _ in own_features(family, *rows)])
+    features = torch.cat([item.tokens for item in own_features(family, *rows)])
     pruned = prune_inputs(model_of(family), batch(family, *rows), k=9, scope="batch")
     expected = features[python_ref.divprune(features, 9)[0].sort().values]
     modalities = ["image"] if family == "llava" else ["image", "video"]
-    kept = torch.cat([handed_over(pruned, modality) for modality in modalities])
+    kept = torch.cat([handed_over(family, pruned, modality) for modality in modalities])
     torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-4)
     assert int(((pruned["input_ids"] == IMAGE) | (pruned["input_ids"] == VIDEO)).sum()) == 9
     assert model_of(family).generate(**pruned, max_new_tokens=2, **options).shape[0] == 2
@@ -118,14 +118,14 @@ def test_newlines_are_candidates_unless_protected(family, protect):
     def select(tokens, number):
         newlines = (tokens == newline).all(-1)
         if not protect:
-            return python_ref.divprune(tokens, max(1, round(0.1 * len(tokens))))[0]
+            return python_ref.divprune(tokens, share(0.1, tokens))[0]
         others = (~newlines).nonzero()[:, 0]
-        picks = python_ref.divprune(tokens[others], max(1, round(0.1 * len(others))))[0]
+        picks = python_ref.divprune(tokens[others], share(0.1, others))[0]
         return torch.cat([newlines.nonzero()[:, 0], others[picks]])
 
     pruned = prune_inputs(model_of(family), batch(family, *rows), keep_ratio=0.1, protect_newlines=protect)
-    assert_kept(pruned, kept_rows(family, rows, select), images_in(rows))
-    assert ((handed_over(pruned) == newline).all(-1).sum() > 3) == protect
+    assert_handed_over(family, pruned, kept_rows(family, rows, select), images_in(rows))
+    assert ((handed_over(family, pruned) == newline).all(-1).sum() > 3) == protect
 
 
 def test_text_keeps_its_order_around_what_is_left():

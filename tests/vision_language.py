@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -188,9 +189,21 @@ def batch(family, *rows):
     return inputs
 
 
+class Visual(NamedTuple):
+    """What the model's own encoder makes of an image or a video."""
+
+    tokens: torch.Tensor  # [n, D]
+    deepstack: list  # of [n, D], for each layer
+    candidates: int  # how many tokens may be dropped, from the first
+
+    def kept(self, select):
+        """The numbers of the tokens that stay, when `select` takes its pick of the candidates."""
+        rest = torch.arange(self.candidates, len(self.tokens))
+        return torch.cat([select(self.tokens[: self.candidates]), rest]).sort().values
+
+
 def own_features(family, *rows):
-    """What the model's own encoder makes of each image, then of each video: its tokens, [n, D], and the deepstack
-    features of each layer, [n, D]."""
+    """The images of the rows, then their videos."""
     inner = model_of(family).model
     items = []
     for modality in ("image", "video"):
@@ -198,13 +211,21 @@ def own_features(family, *rows):
             if _modality(letter) == modality:
                 output = _encoded(inner, modality, _pixels(family, modality, [visual]))
                 tokens = torch.cat([tile.flatten(0, -2) for tile in output.pooler_output])
-                if _newline_added(family, letter):
-                    tokens = torch.cat([tokens, inner.image_newline[None]])
+                candidates = len(tokens)
+                if newline_added(family, modality):
+                    tokens = torch.cat([tokens, inner.image_newline.detach()[None]])
                 layers = getattr(output, "deepstack_features", None) or []
-                items.append(
-                    (tokens, [layer if isinstance(layer, torch.Tensor) else torch.cat(layer) for layer in layers])
-                )
+                layers = [layer if isinstance(layer, torch.Tensor) else torch.cat(layer) for layer in layers]
+                items.append(Visual(tokens, layers, candidates))
     return items
+
+
+def images_in(rows):
+    return sum(letter in "Ii" for row in rows for letter in row)
+
+
+def share(ratio, tokens):
+    return max(1, round(ratio * len(tokens)))
 
 
 def _prompt(family, row):
@@ -232,9 +253,9 @@ def _encoded(inner, modality, inputs):
     return getattr(inner, f"get_{modality}_features")(pixels, *sizes, return_dict=True)
 
 
-def _newline_added(family, letter):
+def newline_added(family, modality):
     """Whether it is the language model that puts a newline behind the video."""
-    return family == "llava_onevision" and letter == "V" and not TAKES_ENCODER_OUTPUTS
+    return family == "llava_onevision" and modality == "video" and not TAKES_ENCODER_OUTPUTS
 
 
 def _visual(family, letter, seeds):
@@ -272,7 +293,7 @@ def _count(family, letter):
     """How many tokens the model makes of an image or video of this size."""
     visual = _visual(family, letter, torch.Generator())
     output = _encoded(model_of(family).model, _modality(letter), _pixels(family, _modality(letter), [visual]))
-    return output.pooler_output[0].flatten(0, -2).shape[0] + _newline_added(family, letter)
+    return output.pooler_output[0].flatten(0, -2).shape[0] + newline_added(family, _modality(letter))
 
 
 def _pixels(family, modality, visuals):
@@ -297,10 +318,18 @@ def mechanism(request, monkeypatch):
     return request.param
 
 
-def handed_over(pruned, modality="image"):
+def handed_over(family, pruned, modality="image"):
     """The kept tokens that pruned inputs bring, [K, D]."""
     if "mm_encoder_outputs" in pruned:
-        tokens = pruned["mm_encoder_outputs"][modality].pooler_output
+        output = pruned["mm_encoder_outputs"][modality]
     else:
-        tokens = pruned["pixel_values_videos" if modality == "video" else "pixel_values"].groups.output().pooler_output
-    return torch.cat([group.flatten(0, -2) for group in tokens])
+        output = pruned["pixel_values_videos" if modality == "video" else "pixel_values"].groups.output()
+    newline = [model_of(family).model.image_newline[None]] if newline_added(family, modality) else []
+    return torch.cat([group.flatten(0, -2) for group in output.pooler_output] + newline)
+
+
+def assert_handed_over(family, pruned, expected, images):
+    """The kept tokens of each item are as expected; the first `images` items are images, the others videos."""
+    for modality, items in (("image", expected[:images]), ("video", expected[images:])):
+        if items:
+            torch.testing.assert_close(handed_over(family, pruned, modality), torch.cat(items), atol=1e-5, rtol=1e-4)
