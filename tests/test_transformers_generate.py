@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.vision_language import FAMILIES, MROPE_FAMILIES, WITH_VIDEOS, batch, model_of
+from tests.vision_language import FAMILIES, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, WITH_VIDEOS, batch, model_of
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
@@ -122,11 +122,24 @@ def test_sampled_sequences_start_from_the_pruned_prompt(family):
     assert torch.equal(sampled, greedy.repeat_interleave(5, dim=0))
 
 
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
+def test_other_ways_through_generate(family):
+    model, inputs = model_of(family), batch(family, "ttItt", "tttit")
+    ways = [{"cache_implementation": "static"}, {"use_cache": False}]
+    if TAKES_ENCODER_OUTPUTS:  # older versions prefill images in one piece only
+        ways.append({"prefill_chunk_size": 5})
+    with enable_pruning(model, **PRUNING):
+        expected = model.generate(**inputs, **GREEDY)
+        for way in ways:
+            assert torch.equal(model.generate(**inputs, **GREEDY, **way), expected)
+
+
 def test_limits_on_the_length_count_the_prompt_that_was_given():
     model, inputs = model_of("llava"), batch("llava", "ttItt")
     length = inputs["input_ids"].shape[1]
     with enable_pruning(model, **PRUNING):
         assert model.generate(**inputs, max_length=length + 3, min_length=length + 3).shape[1] == length + 3
+        assert model.generate(**inputs, do_sample=False, min_new_tokens=20).shape[1] == length + 20  # the default
         config = type(model.generation_config)(max_length=length + 2, min_length=length + 2, pad_token_id=0)
         assert model.generate(**inputs, generation_config=config).shape[1] == length + 2
         assert model.generate(inputs.pop("input_ids"), config, **inputs).shape[1] == length + 2

@@ -129,6 +129,14 @@ def test_time_between_frames_reaches_the_positions():
     assert slow["position_ids"][1].max() > fast["position_ids"][1].max()
 
 
+@torch.no_grad()
+def test_padding_that_all_rows_share_stays():
+    model, inputs = model_of("llava"), batch("llava", "tIt", "tttt")
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = torch.nn.functional.pad(inputs[name], (3, 0))
+    assert torch.equal(model(**prune_inputs(model, inputs, keep_ratio=1.0)).logits, model(**inputs).logits)
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 @torch.no_grad()
 def test_padding_on_the_right_stays_there(family):

@@ -46,6 +46,18 @@ def llava():
     return transformers.LlavaForConditionalGeneration(config)
 
 
+def pixtral():
+    vision = {key: CLIP[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "patch_size")}
+    config = transformers.LlavaConfig(
+        vision_config=vision | {"model_type": "pixtral", "num_hidden_layers": 2, "image_size": 32, "head_dim": 12},
+        text_config={"model_type": "llama"} | TEXT,
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
 def llava_next():
     config = transformers.LlavaNextConfig(
         vision_config=CLIP,
@@ -147,7 +159,17 @@ def qwen3_vl():
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (llava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl)
+    for maker in (
+        llava,
+        pixtral,
+        llava_next,
+        llava_next_video,
+        llava_onevision,
+        internvl,
+        qwen2_vl,
+        qwen2_5_vl,
+        qwen3_vl,
+    )
 }
 FAMILIES = tuple(MAKERS)
 WITH_VIDEOS = ("llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -249,8 +271,8 @@ def _modality(letter):
 @torch.no_grad()
 def _encoded(inner, modality, inputs):
     pixels = inputs["pixel_values_videos" if modality == "video" else "pixel_values"]
-    sizes = [inputs[name] for name in ("image_sizes", f"{modality}_grid_thw") if name in inputs]
-    return getattr(inner, f"get_{modality}_features")(pixels, *sizes, return_dict=True)
+    sizes = {name: inputs[name] for name in ("image_sizes", f"{modality}_grid_thw") if name in inputs}
+    return getattr(inner, f"get_{modality}_features")(pixels, **sizes, return_dict=True)
 
 
 def newline_added(family, modality):
@@ -267,6 +289,9 @@ def _visual(family, letter, seeds):
         return None, torch.randn(3, 3, 16, 16, generator=seeds)
     if family == "internvl":
         return None, torch.randn({"I": 3, "i": 1}[letter], 3, 32, 32, generator=seeds)
+    if family == "pixtral":
+        size = {"I": (16, 32), "i": (12, 16)}[letter]
+        return size, torch.randn(1, 3, *size, generator=seeds)
     if family == "llava":
         return None, torch.randn(1, 3, 16, 16, generator=seeds)
     size = {"I": (32, 32), "i": (12, 32)}[letter]
@@ -285,6 +310,8 @@ def _placeholders(family, letter, visual):
         return [VISION_START, *[token] * (size[0] * per_frame), VISION_END]
     if family == "internvl":
         return [token] * (16 * len(pixels))
+    if family == "pixtral":  # a break after each row of patches
+        return [token_id for _ in range(size[0] // 4) for token_id in (*[token] * (size[1] // 4), 50)]
     return [token] * _count(family, letter)
 
 
@@ -306,6 +333,9 @@ def _pixels(family, modality, visuals):
         return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(sizes)}
     if family in ("llava", "internvl"):
         return {"pixel_values": torch.cat(pixels)}
+    if family == "pixtral":
+        padded = [torch.nn.functional.pad(each, (0, 32 - each.shape[3], 0, 16 - each.shape[2])) for each in pixels]
+        return {"pixel_values": torch.cat(padded), "image_sizes": torch.tensor(sizes)}
     padded = torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True)
     return {"pixel_values": padded, "image_sizes": torch.tensor(sizes)}
 

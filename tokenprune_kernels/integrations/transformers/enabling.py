@@ -49,7 +49,7 @@ class PruningHandle:
         self._state = {name: getattr(model.model, name) for name in family.state}
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._hook = model.register_forward_pre_hook(self._prune_forward, with_kwargs=True)
-        model.generate = self.generate
+        model.generate = self._pruned_generate
 
     def remove(self) -> None:
         """Restores the model; the second time, does nothing."""
@@ -68,7 +68,7 @@ class PruningHandle:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def _pruned_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """The model's ``generate`` with pruned images and videos; takes and returns what that does."""
         if inputs is not None:
             kwargs["input_ids"] = inputs

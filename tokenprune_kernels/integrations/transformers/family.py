@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,9 +38,10 @@ class Layout:
             pooler_output = torch.cat(tokens)[:-1].unsqueeze(0)
         elif self.packed:
             pooler_output = torch.cat(tokens).unsqueeze(1)
-        output = self.output_type(pooler_output=pooler_output)
+        output = self.output_type()
+        output["pooler_output"] = pooler_output
         if deepstack:
-            output.deepstack_features = [torch.cat(layer) if self.joined else layer for layer in deepstack]
+            output["deepstack_features"] = [torch.cat(layer) if self.joined else layer for layer in deepstack]
         return output
 
 
@@ -54,6 +55,7 @@ class Features:
         deepstack: the features of all tokens for each of the language model's first layers, ``[sum of n_i, D]``.
         placeholders: bool ``[B, L]``, where the language model takes the tokens in, in their order.
         layout: how it takes them.
+        class_attention: the vision tower's class token's attention to the tokens of each item, ``[n_i]``, if asked for.
     """
 
     modality: str
@@ -61,6 +63,7 @@ class Features:
     deepstack: list[Tensor]
     placeholders: Tensor
     layout: Layout
+    class_attention: list[Tensor] = field(default_factory=list)
 
 
 class Family:

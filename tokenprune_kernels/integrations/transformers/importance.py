@@ -24,7 +24,6 @@ def weights(
     model: Any,
     inputs: Mapping[str, Any],
     features: list[Features],
-    class_attention: list[Tensor],
 ) -> Tensor:
     """One weight for each token of all images and videos, ``[T]``.
 
@@ -34,7 +33,6 @@ def weights(
         model: the model.
         inputs: its inputs before shortening.
         features: the tokens of the images, and of the videos.
-        class_attention: where the name asks for it, the class token's attention to each item's tokens, ``[n_i]``.
 
     Raises:
         ValueError: unless there is one weight for each token.
@@ -45,7 +43,7 @@ def weights(
             return norm(torch.cat(items))
         if importance == "text":
             return _text_similarity(model, inputs, features)
-        return torch.cat(class_attention)
+        return torch.cat([attention for each in features for attention in each.class_attention])
     if isinstance(importance, Tensor):
         shapes = [[sum(len(item) for item in items)]]
         if len({len(item) for item in items}) == 1:

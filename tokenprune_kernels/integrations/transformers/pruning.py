@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -118,8 +117,8 @@ class Pruning:
             return inputs
         _check_inputs(model, family, inputs)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-        features, class_attention = self._encode(model, family, inputs)
-        kept = self._kept(model, family, inputs, features, class_attention)
+        features = self._encode(model, family, inputs)
+        kept = self._kept(model, family, inputs, features)
         keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
         for each, mask in zip(features, kept, strict=True):
             keep[each.placeholders] = mask.to(keep.device)
@@ -145,26 +144,20 @@ class Pruning:
             )
         return positions
 
-    def _encode(self, model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[list[Features], list[Tensor]]:
-        """The tokens of the images and of the videos, and the class token's attention to each item, if asked for."""
-        attended = "cls_attention" in [each for each in (self.importance, self.relevance) if isinstance(each, str)]
-        features, class_attention = [], []
-        with recorded_class_attention(model, inputs) if attended else contextlib.nullcontext() as recorded:
-            for modality in family.modalities:
-                if PIXELS[modality] in inputs:
-                    features.append(family.encode(model, inputs, modality))
-                    if recorded is not None:
-                        class_attention += family.class_attention_items(model, inputs, modality, recorded())
-        return features, class_attention
+    def _encode(self, model: Any, family: Family, inputs: Mapping[str, Any]) -> list[Features]:
+        """What the encoder makes of the images, and of the videos."""
+        modalities = [modality for modality in family.modalities if PIXELS[modality] in inputs]
+        if "cls_attention" not in [each for each in (self.importance, self.relevance) if isinstance(each, str)]:
+            return [family.encode(model, inputs, modality) for modality in modalities]
+        features = []
+        with recorded_class_attention(model, inputs) as attention:
+            for modality in modalities:
+                encoded = family.encode(model, inputs, modality)
+                attended = family.class_attention_items(model, inputs, modality, attention())
+                features.append(replace(encoded, class_attention=attended))
+        return features
 
-    def _kept(
-        self,
-        model: Any,
-        family: Family,
-        inputs: Mapping[str, Any],
-        features: list[Features],
-        class_attention: list[Tensor],
-    ) -> list[Tensor]:
+    def _kept(self, model: Any, family: Family, inputs: Mapping[str, Any], features: list[Features]) -> list[Tensor]:
         """Which tokens stay, bool ``[sum of n_i]`` of the images and of the videos."""
         items = [item for each in features for item in each.items]
         tokens = torch.cat(items)
@@ -177,7 +170,7 @@ class Pruning:
         def candidate_weights(argument: str, given: Importance | None) -> Tensor | None:
             if given is None:
                 return None
-            return weights(argument, given, model, inputs, features, class_attention)[candidates]
+            return weights(argument, given, model, inputs, features)[candidates]
 
         indices = select(
             tokens[candidates],

@@ -61,13 +61,14 @@ def select(
     importance: Tensor | None,
     lam: float | None,
 ) -> Tensor:
-    """The kept rows of all segments of x ``[T, D]``, ascending: int64 ``[sum of kept_counts]``, by one operator."""
+    """The kept rows of all segments of x ``[T, D]``, by one operator: int64 ``[sum of kept_counts]``, in any order."""
     _, indices = prune(
         x,
         method=method,
         relevance=relevance,
         importance=importance,
         lam=lam,
+        sorted=False,
         cu_seqlens=_prefix_sums(counts, x.device),
         cu_k=_prefix_sums(kept_counts, x.device),
         total_k=sum(kept_counts),
