@@ -95,7 +95,21 @@ def test_gradients_reach_the_vision_tower(family):
     gradient = next(parameter.grad for parameter in tower.parameters() if parameter.grad is not None)
     assert gradient.abs().sum() > 0
     model.zero_grad()
-    assert not model(**prune_inputs(model, inputs, **PRUNING)).logits.isnan().any()
+
+
+def test_no_gradients_are_recorded_on_the_way_to_generate():
+    model, inputs, recorded = model_of("llava"), batch("llava", "ttItt"), []
+
+    def importance(tokens):
+        recorded.append(tokens.requires_grad)
+        return tokens[:, 0]
+
+    options = {"method": "idpruner", "k": 3, "importance": importance}
+    prune_inputs(model, inputs, **options)
+    with enable_pruning(model, **options):
+        model.generate(**inputs, max_new_tokens=1)
+        model(**inputs)
+    assert recorded == [False, False, True]
 
 
 @torch.no_grad()

@@ -153,18 +153,3 @@ def test_padding_on_the_right_stays_there(family):
     for number, row in enumerate(("tttt", "ttItttt")):
         expected = hand_made_logits(family, row, 0.3, "contiguous")
         torch.testing.assert_close(logits[number, : len(expected)], expected, atol=2e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
-@torch.no_grad()
-def test_a_compiled_language_model_gives_the_same(family):
-    model = model_of(family)
-    rows = ("ttItt", "tttt") if family == "llava" else ("ttItt", "tVtt")
-    with enable_pruning(model, keep_ratio=0.3):
-        expected = model(**batch(family, *rows)).logits
-        whole = model.model.language_model
-        model.model.language_model = torch.compile(whole, backend="eager")
-        try:
-            torch.testing.assert_close(model(**batch(family, *rows)).logits, expected)
-        finally:
-            model.model.language_model = whole
