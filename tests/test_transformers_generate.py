@@ -134,6 +134,7 @@ def test_other_ways_through_generate(family):
             assert torch.equal(model.generate(**inputs, **GREEDY, **way), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 def test_limits_on_the_length_count_the_prompt_that_was_given():
     model, inputs = model_of("llava"), batch("llava", "ttItt")
     length = inputs["input_ids"].shape[1]
@@ -162,13 +163,16 @@ def test_greedy_calls_may_share_pruned_inputs(family):
     assert torch.equal(model.generate(**pruned, **GREEDY), model.generate(**pruned, **GREEDY))
 
 
-def test_a_filled_cache_beside_pixels_is_refused():
+def test_a_cache_filled_by_a_shortened_prompt_is_refused():
     model, inputs = model_of("llava"), batch("llava", "ttItt")
     with enable_pruning(model, **PRUNING):
-        cache = model(**inputs, use_cache=True).past_key_values
+        result = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+        cache = result.past_key_values
         message = (
-            rf"expected an empty cache beside pixel values.*got past_key_values of {cache.get_seq_length()} tokens"
+            rf"expected an empty cache for a prompt with .* got past_key_values of {cache.get_seq_length()} tokens"
         )
         for call in (model, model.generate):
             with pytest.raises(ValueError, match=message):
                 call(**inputs, past_key_values=cache)
+        with pytest.raises(ValueError, match=message):
+            model.generate(result.sequences, past_key_values=cache)

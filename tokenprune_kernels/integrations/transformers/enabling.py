@@ -72,9 +72,10 @@ class PruningHandle:
         """The model's ``generate`` with pruned images and videos; takes and returns what that does."""
         if inputs is not None:
             kwargs["input_ids"] = inputs
+        if has_pixels(kwargs) or self._has_placeholders(kwargs):
+            _refuse_filled_cache(kwargs)
         if not has_pixels(kwargs):
             return self._generate(None, *args, **kwargs)
-        _check_cache(kwargs)
         with torch.no_grad():
             pruned = self._pruning(self._model, kwargs)
         prompt, length = kwargs["input_ids"], pruned["input_ids"].shape[1]
@@ -89,20 +90,25 @@ class PruningHandle:
         result.sequences = _with_prompt(prompt, result.sequences[:, length:])
         return result
 
+    def _has_placeholders(self, inputs: dict[str, Any]) -> bool:
+        input_ids, config = inputs.get("input_ids"), self._model.config
+        token_ids = [getattr(config, f"{modality}_token_id") for modality in family_of(self._model).modalities]
+        return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
+
     def _prune_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         if not has_pixels(inputs):
             return None
-        _check_cache(inputs)
+        _refuse_filled_cache(inputs)
         return (), self._pruning(model, inputs)
 
 
-def _check_cache(inputs: dict[str, Any]) -> None:
+def _refuse_filled_cache(inputs: dict[str, Any]) -> None:
     cache = inputs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         raise ValueError(
-            "enable_pruning: expected an empty cache beside pixel values, as the prompt that filled it was shortened, "
-            f"got past_key_values of {cache.get_seq_length()} tokens"
+            "enable_pruning: expected an empty cache for a prompt with images or videos, as the one that filled it was "
+            f"shortened, got past_key_values of {cache.get_seq_length()} tokens"
         )
 
 

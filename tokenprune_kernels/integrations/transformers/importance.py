@@ -45,32 +45,12 @@ def weights(
             return _text_similarity(model, inputs, features)
         return torch.cat([attention for each in features for attention in each.class_attention])
     if isinstance(importance, Tensor):
-        shapes = [[sum(len(item) for item in items)]]
-        if len({len(item) for item in items}) == 1:
-            shapes.append([len(items), len(items[0])])
-        if list(importance.shape) not in shapes:
-            expected = " or ".join(str(shape) for shape in shapes)
-            raise ValueError(
-                f"prune_inputs: expected {argument} to have shape {expected}, one weight for each visual token, "
-                f"got shape {list(importance.shape)}"
-            )
-        return importance.flatten().to(items[0].device)
-    given = [importance(item) for item in items] if callable(importance) else list(importance)
-    if len(given) != len(items):
-        raise ValueError(
-            f"prune_inputs: expected {argument} to have {len(items)} tensors, one for each image or video, "
-            f"got {len(given)}"
-        )
-    for number, (weight, item) in enumerate(zip(given, items, strict=True)):
-        if weight.shape != item.shape[:1]:
-            raise ValueError(
-                f"prune_inputs: expected {argument} of image or video {number} to have shape [{len(item)}], "
-                f"got shape {list(weight.shape)}"
-            )
-    return torch.cat([weight.to(items[0].device) for weight in given])
+        return _checked_tensor(argument, importance, items).to(items[0].device)
+    given = [importance(item) for item in items] if callable(importance) else importance
+    return torch.cat([weight.to(items[0].device) for weight in _checked_list(argument, given, items)])
 
 
-def check(argument: str, importance: Any) -> None:
+def check_importance(argument: str, importance: Any) -> None:
     """Raises unless the argument is something that weights can be made of."""
     if isinstance(importance, str) and importance not in NAMES:
         raise ValueError(
@@ -84,23 +64,51 @@ def check(argument: str, importance: Any) -> None:
         )
 
 
+def _checked_tensor(argument: str, weight: Tensor, items: list[Tensor]) -> Tensor:
+    """The weights of all tokens, ``[T]``, also from ``[items, n]`` where all items have n tokens."""
+    shapes = [[sum(len(item) for item in items)]]
+    if len({len(item) for item in items}) == 1:
+        shapes.append([len(items), len(items[0])])
+    if list(weight.shape) not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(
+            f"prune_inputs: expected {argument} to have shape {expected}, one weight for each visual token, "
+            f"got shape {list(weight.shape)}"
+        )
+    return weight.flatten()
+
+
+def _checked_list(argument: str, weights: Sequence[Tensor], items: list[Tensor]) -> Sequence[Tensor]:
+    """The weights of each image and video, ``[n_i]``."""
+    if len(weights) != len(items):
+        raise ValueError(
+            f"prune_inputs: expected {argument} to have {len(items)} tensors, one for each image or video, "
+            f"got {len(weights)}"
+        )
+    for number, (weight, item) in enumerate(zip(weights, items, strict=True)):
+        if weight.shape != item.shape[:1]:
+            raise ValueError(
+                f"prune_inputs: expected {argument} of image or video {number} to have shape [{len(item)}], "
+                f"got shape {list(weight.shape)}"
+            )
+    return weights
+
+
 def _text_similarity(model: Any, inputs: Mapping[str, Any], features: list[Features]) -> Tensor:
     """The cosine of each visual token to the mean embedding of its prompt's text, float32 ``[T]``."""
     text = inputs["attention_mask"] != 0
     for each in features:
         text = text & ~each.placeholders
-    embeddings = model.get_input_embeddings()(inputs["input_ids"]).float()
+    embedding = model.get_input_embeddings()
+    embeddings = embedding(inputs["input_ids"].to(embedding.weight.device)).float()
     shares = (text / text.sum(-1, keepdim=True).clamp_min(1)).to(embeddings)
     mean = torch.einsum("bl,bld->bd", shares, embeddings)
-    return torch.cat(
-        [
-            F.cosine_similarity(
-                tokens, mean.to(tokens.device)[each.placeholders.nonzero()[:, 0].to(tokens.device)], dim=-1
-            )
-            for each in features
-            for tokens in [torch.cat(each.items).float()]
-        ]
-    )
+    similarities = []
+    for each in features:
+        tokens = torch.cat(each.items).float()
+        rows = each.placeholders.nonzero()[:, 0].to(mean.device)  # the prompt of each token
+        similarities.append(F.cosine_similarity(tokens, mean[rows].to(tokens.device), dim=-1))
+    return torch.cat(similarities)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from .families import family_of
 from .family import PIXELS, Family, Features
 from .hand_over import HandedOver, Pruned, hand_over
-from .importance import Importance, check, recorded_class_attention, weights
+from .importance import Importance, check_importance, recorded_class_attention, weights
 from .selection import Budget, budgets, select
 from .sequences import FILL, Shortening
 
@@ -105,8 +105,8 @@ class Pruning:
             )
         if self.scope not in ("item", "batch"):
             raise ValueError(f"prune_inputs: expected scope to be 'item' or 'batch', got {self.scope!r}")
-        check("importance", self.importance)
-        check("relevance", self.relevance)
+        check_importance("importance", self.importance)
+        check_importance("relevance", self.relevance)
 
     def __call__(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The pruned inputs, see ``prune_inputs``."""
