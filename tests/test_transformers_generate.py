@@ -150,17 +150,22 @@ def test_limits_on_the_length_count_the_prompt_that_was_given():
 def test_text_alone_passes_through(family):
     model, inputs = model_of(family), batch(family, "ttttt", "ttt")
     expected = model.generate(**inputs, **GREEDY)
-    assert prune_inputs(model, inputs, **PRUNING).keys() == inputs.keys()
+    encoded = inputs | {"mm_encoder_outputs": {"image": object()}}
+    for given in (inputs, encoded):
+        assert dict(prune_inputs(model, given, **PRUNING)) == given
     with enable_pruning(model, **PRUNING):
         assert torch.equal(model.generate(**inputs, **GREEDY), expected)
 
 
 @pytest.mark.usefixtures("mechanism")
-@pytest.mark.parametrize("family", ["llava", "llava_onevision", "qwen2_5_vl"])
-def test_greedy_calls_may_share_pruned_inputs(family):
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_calls_may_share_pruned_inputs(family):
+    """Although `generate` repeats the features for beams in place."""
     model = model_of(family)
-    pruned = prune_inputs(model, batch(family, "ttItt", "tt"), **PRUNING)
-    assert torch.equal(model.generate(**pruned, **GREEDY), model.generate(**pruned, **GREEDY))
+    pruned = prune_inputs(model, batch(family, "ttItt", "tt", "tIttt"), **PRUNING)
+    for options in ({"num_beams": 3}, {}):
+        assert torch.equal(model.generate(**pruned, **GREEDY, **options), model.generate(**pruned, **GREEDY, **options))
+    assert torch.equal(model.generate(**pruned, **GREEDY), model.generate(**dict(pruned), **GREEDY))
 
 
 def test_a_cache_filled_by_a_shortened_prompt_is_refused():

@@ -7,6 +7,7 @@ import python_ref
 from tests.vision_language import (
     FAMILIES,
     IMAGE,
+    MAKERS,
     MROPE_FAMILIES,
     VIDEO,
     WITH_VIDEOS,
@@ -110,6 +111,19 @@ def test_the_original_positions_of_one_prompt_are_not_read_as_packed_sequences(f
         pruned = prune_inputs(model, batch(family, row), keep_ratio=0.3, positions="original")
         logits = model.generate(**pruned, use_cache=use_cache, **greedy).logits[0][0]
         torch.testing.assert_close(logits, expected[-1], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize("family", ["llava_next", "internvl", "qwen3_vl"])
+@torch.no_grad()
+def test_half_precision(family):
+    model = MAKERS[family]().eval().bfloat16()
+    inputs = batch(family, "ttItit", "tttt")
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    assert torch.equal(model(**prune_inputs(model, inputs, keep_ratio=1.0)).logits, model(**inputs).logits)
+    logits = model(**prune_inputs(model, inputs, keep_ratio=0.3)).logits
+    assert logits.dtype == torch.bfloat16
+    assert not logits[0].isnan().any()
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class PruningHandle:
         if not has_pixels(inputs):
             return None
         _refuse_filled_cache(inputs)
-        return (), self._pruning(model, inputs)
+        return (), dict(self._pruning(model, inputs))
 
 
 def _refuse_filled_cache(inputs: dict[str, Any]) -> None:

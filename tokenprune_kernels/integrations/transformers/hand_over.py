@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
+from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,10 @@ class Pruned:
 
 
 def hand_over(model: Any, family: Family, pruned: list[Pruned]) -> dict[str, Any]:
-    """The model inputs that bring pruned features to the language model."""
+    """What of ``PrunedInputs`` brings pruned features to the language model."""
     if takes_encoder_outputs(model):
-        return {
-            "mm_encoder_outputs": {
-                each.modality: _Groups(each, each.placeholders.sum(-1).tolist()).output() for each in pruned
-            }
-        }
+        groups_of = {each.modality: _Groups(each, each.placeholders.sum(-1).tolist()) for each in pruned}
+        return {"mm_encoder_outputs": groups_of}
     inputs: dict[str, Any] = {}
     for each in pruned:
         sizes, grids = family.repeated(each.modality, each.placeholders)
@@ -71,12 +69,25 @@ class _Groups:
         self._deepstack = [layer.split(sizes) for layer in pruned.deepstack]
 
     def output(self, numbers: list[int] | None = None) -> Any:
-        """An encoder's output for the groups with these numbers, by default all; always new, as `generate` edits it."""
+        """A new encoder's output for the groups with these numbers, by default all."""
         numbers = list(range(self.count)) if numbers is None else numbers
         return self._layout.output(
             [self._tokens[number] for number in numbers],
             [[layer[number] for number in numbers] for layer in self._deepstack],
         )
+
+
+class PrunedInputs(UserDict[str, Any]):
+    """Model inputs as a mapping, like a processor's.
+
+    ``generate`` edits encoder outputs in place, so every look at ``mm_encoder_outputs`` makes new ones.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if isinstance(value, dict):
+            return {key: each.output() if isinstance(each, _Groups) else each for key, each in value.items()}
+        return value
 
 
 class HandedOver(Tensor):

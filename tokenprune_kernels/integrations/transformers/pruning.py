@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .families import family_of
 from .family import PIXELS, Family, Features
-from .hand_over import HandedOver, Pruned, hand_over
+from .hand_over import HandedOver, Pruned, PrunedInputs, hand_over
 from .importance import Importance, check_importance, recorded_class_attention, weights
 from .selection import Budget, budgets, select
 from .sequences import FILL, Shortening
@@ -31,7 +31,7 @@ def prune_inputs(
     scope: str = "item",
     positions: str | None = None,
     protect_newlines: bool = False,
-) -> dict[str, Any]:
+) -> PrunedInputs:
     """Inputs for the same model, with most of their visual tokens dropped before the language model's first layer.
 
     The images and videos are encoded once, by the model's own encoder, and the kept tokens stay in their original
@@ -40,8 +40,6 @@ def prune_inputs(
 
         pruned = prune_inputs(model, inputs, keep_ratio=0.1)
         new_tokens = model.generate(**pruned)[:, pruned["input_ids"].shape[1]:]
-
-    Beams and several return sequences use the result up: prune again for another such call.
 
     Args:
         model: a model of one of the supported families (``...ForConditionalGeneration``).
@@ -67,8 +65,8 @@ def prune_inputs(
             rather than as candidates like any other.
 
     Returns:
-        A new dictionary; rows that were padded are padded on the same side, others on the left. The encoder runs
-        without gradients; ``enable_pruning`` keeps them.
+        A new mapping, good for any number of calls; rows that were padded are padded on the same side, others on the
+        left. The encoder runs without gradients; ``enable_pruning`` keeps them.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -108,13 +106,13 @@ class Pruning:
         check_importance("importance", self.importance)
         check_importance("relevance", self.relevance)
 
-    def __call__(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, model: Any, inputs: Mapping[str, Any]) -> PrunedInputs:
         """The pruned inputs, see ``prune_inputs``."""
         family = family_of(model)
         positions = self._positions(model, family)
         inputs = {name: value for name, value in inputs.items() if value is not None}
         if not has_pixels(inputs):
-            return inputs
+            return PrunedInputs(inputs)
         _check_inputs(model, family, inputs)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         features = self._encode(model, family, inputs)
@@ -133,7 +131,7 @@ class Pruning:
             )
             for each, mask in zip(features, kept, strict=True)
         ]
-        return shortened | hand_over(model, family, pruned)
+        return PrunedInputs(shortened | hand_over(model, family, pruned))
 
     def _positions(self, model: Any, family: Family) -> str:
         positions = family.positions[0] if self.positions is None else self.positions
