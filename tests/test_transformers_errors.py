@@ -65,6 +65,22 @@ def test_options(options, error, message):
     assert "generate" not in vars(model_of("llava"))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"keep_ratio": 1.5},
+        {"k": [3, 0]},
+        {"k": 3, "scope": "all"},
+        {"k": 3, "method": "idpruner", "importance": "l2"},
+    ],
+)
+def test_wrong_options_are_refused_when_pruning_is_enabled(options):
+    with pytest.raises(ValueError, match=r"^prune_inputs: expected "):
+        enable_pruning(model_of("llava"), **options)
+    assert "generate" not in vars(model_of("llava"))
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="ratio"):
         enable_pruning(model_of("llava"), ratio=0.5)

@@ -128,6 +128,19 @@ def test_newlines_are_candidates_unless_protected(family, protect):
     assert ((handed_over(family, pruned) == newline).all(-1).sum() > 3) == protect
 
 
+@torch.no_grad()
+def test_several_images_of_a_prompt_may_have_one_tile_each():
+    """As LLaVA-OneVision's processor has it: their tokens and one newline."""
+    model, inputs = model_of("llava_onevision"), batch("llava_onevision", "tItIt")
+    inputs["batch_num_images"] = torch.tensor([2])
+    inputs["input_ids"] = torch.tensor([[3, *[IMAGE] * 17, 4, *[IMAGE] * 17, 5]])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    assert torch.equal(model(**prune_inputs(model, inputs, keep_ratio=1.0)).logits, model(**inputs).logits)
+    pruned = prune_inputs(model, inputs, k=[2, 5], protect_newlines=True)
+    assert pruned["input_ids"].tolist() == [[3, *[IMAGE] * 3, 4, *[IMAGE] * 6, 5]]
+    assert "batch_num_images" not in pruned
+
+
 def test_text_keeps_its_order_around_what_is_left():
     inputs = batch("llava", "tttItittt")
     pruned = prune_inputs(model_of("llava"), inputs, k=[2, 3])

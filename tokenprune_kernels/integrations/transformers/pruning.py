@@ -13,7 +13,7 @@ from .families import family_of
 from .family import PIXELS, Family, Features
 from .hand_over import HandedOver, Pruned, PrunedInputs, hand_over
 from .importance import Importance, check_importance, recorded_class_attention, weights
-from .selection import Budget, budgets, select
+from .selection import Budget, budgets, check_budget, select
 from .sequences import FILL, Shortening
 
 
@@ -50,7 +50,7 @@ def prune_inputs(
             or ``"idpruner"`` (Tan et al., 2026; needs ``importance``).
         k: how many tokens to keep of each image or video, at least 1: one number, or one for each of the images, then
             of the videos. One with fewer tokens keeps them all. Give this or ``keep_ratio``.
-        keep_ratio: the share of tokens to keep, in (0, 1], likewise.
+        keep_ratio: the share of tokens to keep, in (0, 1], likewise; rounded half to even, at least one token.
         importance: for ``"idpruner"``, the weights of the tokens: a tensor ``[T]`` over all images, then videos;
             a tensor ``[n_i]`` for each; a callable that makes ``[n, D]`` tokens into ``[n]`` weights, such as
             ``VisionSelectorScorer``; ``"norm"``; ``"text"``, the cosine to the mean embedding of the prompt's text; or
@@ -96,11 +96,7 @@ class Pruning:
     protect_newlines: bool = False
 
     def __post_init__(self) -> None:
-        if (self.k is None) == (self.keep_ratio is None):
-            raise ValueError(
-                "prune_inputs: expected exactly one of k and keep_ratio to be given, "
-                f"got k={self.k} and keep_ratio={self.keep_ratio}"
-            )
+        check_budget(self.k, self.keep_ratio)
         if self.scope not in ("item", "batch"):
             raise ValueError(f"prune_inputs: expected scope to be 'item' or 'batch', got {self.scope!r}")
         check_importance("importance", self.importance)

@@ -44,8 +44,8 @@ class QwenVL(Family):
             attention_mask=inputs["attention_mask"],
             **{name: inputs[name] for name in self.position_inputs if name in inputs},
         )
-        dropped = inputs["attention_mask"].sum(-1, keepdim=True) - attention_mask.sum(-1, keepdim=True)
-        inner.rope_deltas = rope_deltas + dropped
+        before, after = ((mask != 0).sum(-1, keepdim=True) for mask in (inputs["attention_mask"], attention_mask))
+        inner.rope_deltas = rope_deltas + before - after
         return torch.cat([positions_of(attention_mask).unsqueeze(0), shortening(spatial, 0)])
 
     def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:

@@ -14,6 +14,17 @@ from ...selectors import kept_count, prune
 Budget = int | float | Sequence[int] | Sequence[float]
 
 
+def check_budget(k: Any, keep_ratio: Any) -> None:
+    """Raises unless one of them is given, and every number of it is one that ``budgets`` takes."""
+    if (k is None) == (keep_ratio is None):
+        raise ValueError(
+            f"prune_inputs: expected exactly one of k and keep_ratio to be given, got k={k} and keep_ratio={keep_ratio}"
+        )
+    given = keep_ratio if k is None else k
+    for number in _numbers(given) or [given]:
+        budgets([1], None if k is None else number, number if k is None else None)
+
+
 def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
     """How many tokens each segment keeps.
 
@@ -26,30 +37,36 @@ def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
         ValueError, TypeError: naming the argument, what was expected and what came.
     """
     if k is not None:
-        return [min(_positive(budget), count) for budget, count in zip(_each("k", k, counts), counts, strict=True)]
+        return [_at_most(number, count) for number, count in zip(_each("k", k, counts), counts, strict=True)]
     ratios = _each("keep_ratio", keep_ratio, counts)
-    return [kept_count("prune_inputs", count, ratio) for ratio, count in zip(ratios, counts, strict=True)]
+    return [kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
+
+
+def _numbers(budget: Any) -> list[Any] | None:
+    """The numbers of a budget that has one for each segment; None for a single number."""
+    if isinstance(budget, Tensor):
+        budget = budget.tolist()
+    return list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else None
 
 
 def _each(name: str, budget: Any, counts: list[int]) -> list[Any]:
-    if isinstance(budget, Tensor):
-        budget = budget.tolist()
-    if not isinstance(budget, Sequence) or isinstance(budget, str):
+    numbers = _numbers(budget)
+    if numbers is None:
         return [budget] * len(counts)
-    if len(budget) != len(counts):
+    if len(numbers) != len(counts):
         raise ValueError(
             f"prune_inputs: expected {name} to be one number or {len(counts)}, one per image or video, "
-            f"got {len(budget)} numbers"
+            f"got {len(numbers)} numbers"
         )
-    return list(budget)
+    return numbers
 
 
-def _positive(k: Any) -> int:
+def _at_most(k: Any, count: int) -> int:
     if not isinstance(k, int) or isinstance(k, bool):
         raise TypeError(f"prune_inputs: expected k to be an integer, got {k!r}")
     if k < 1:
         raise ValueError(f"prune_inputs: expected k to be at least 1, got {k}")
-    return k
+    return min(k, count)
 
 
 def select(
