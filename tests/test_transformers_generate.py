@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.vision_language import FAMILIES, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, WITH_VIDEOS, batch, model_of
+from tests.vision_language import FAMILIES, MAKERS, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, WITH_VIDEOS, batch, model_of
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
@@ -132,6 +132,15 @@ def test_other_ways_through_generate(family):
         expected = model.generate(**inputs, **GREEDY)
         for way in ways:
             assert torch.equal(model.generate(**inputs, **GREEDY, **way), expected)
+
+
+@pytest.mark.skipif(not TAKES_ENCODER_OUTPUTS, reason="features reach an assistant as encoder outputs only")
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
+def test_an_assistant_model_sees_the_pruned_prompt(family):
+    model, inputs = model_of(family), batch(family, "ttItittt")
+    with enable_pruning(model, **PRUNING):
+        expected = model.generate(**inputs, **GREEDY)
+        assert torch.equal(model.generate(**inputs, **GREEDY, assistant_model=MAKERS[family]().eval()), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default")

@@ -18,7 +18,7 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
     ``generate`` returns the caller's prompt followed by the new tokens, as without pruning; ``max_length`` and
     ``min_length`` count that prompt too. A forward pass with pixel values returns the logits of the shortened sequence,
     and the loss of the labels that stay, with gradients. Calls without pixel values, such as those that decode with a
-    cache, pass through.
+    cache, pass through: a decoding loop of one's own has to give them ``position_ids`` if ``positions="original"``.
 
     Args:
         model: a model of one of the supported families (``...ForConditionalGeneration``).
