@@ -3,21 +3,15 @@
 import pytest
 import torch
 
-from tests.vision_language import FAMILIES, MAKERS, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, WITH_VIDEOS, batch, model_of
+from tests.vision_language import FAMILIES, MAKERS, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, batch, model_of, rows_of
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-ROWS = ("ttItit", "tttItttttttt", "ttttt", "tIttt")
-VIDEO_ROWS = ("ttItVt", "tVtitVtt", "tttttttttttIt", "tt", "tVtt")
 PRUNING = {"keep_ratio": 0.3}
 POSITIONS = [(family, "original") for family in FAMILIES] + [
     (family, "contiguous") for family in FAMILIES if family not in MROPE_FAMILIES
 ]
-
-
-def rows_of(family):
-    return VIDEO_ROWS if family in WITH_VIDEOS else ROWS
 
 
 def continued(inputs, tokens):

@@ -71,7 +71,8 @@ def test_numbers_keep_their_groups_through_repetition():
     numbers = prune_inputs(model, inputs, k=3)["pixel_values"]
     repeated = numbers.repeat_interleave(2, dim=0)
     assert repeated.tolist() == [0, 0, 1, 1, 2, 2]
-    for made in (repeated, torch.cat([part.repeat(2) for part in torch.split(numbers, [1, 2])])):
+    parts = [part.repeat(2) for part in torch.split(numbers, [1, 2])]
+    for made in (repeated, torch.cat(parts), torch.cat(tensors=parts), repeated.to("cpu", copy=True)):
         tokens = model.model.get_image_features(pixel_values=made).pooler_output
         assert sum(len(group) for group in tokens) == 12
 

@@ -10,21 +10,14 @@ from tests.vision_language import (
     MAKERS,
     MROPE_FAMILIES,
     VIDEO,
-    WITH_VIDEOS,
     batch,
     model_of,
     own_features,
+    rows_of,
     share,
 )
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
-
-ROWS = ("ttItit", "tttItttttttt", "ttttt")
-VIDEO_ROWS = ("ttItVt", "tVtitVtt", "tttttttttttIt", "tt")
-
-
-def rows_of(family):
-    return VIDEO_ROWS if family in WITH_VIDEOS else ROWS
 
 
 def hand_made_logits(family, row, ratio, positions):

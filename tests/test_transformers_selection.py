@@ -9,25 +9,18 @@ from tests.vision_language import (
     FAMILIES,
     IMAGE,
     VIDEO,
-    WITH_VIDEOS,
     assert_handed_over,
     batch,
     handed_over,
     images_in,
     model_of,
     own_features,
+    rows_of,
     share,
 )
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels import selectors
 from tokenprune_kernels.integrations.transformers import prune_inputs, selection
-
-ROWS = ("ttItit", "tttItttttttt", "ttttt")
-VIDEO_ROWS = ("ttItVt", "tVtitVtt", "tttttttttttIt", "tt")
-
-
-def rows_of(family):
-    return VIDEO_ROWS if family in WITH_VIDEOS else ROWS
 
 
 def kept_rows(family, rows, select):
@@ -104,9 +97,9 @@ def test_a_batch_may_share_one_budget(family, options):
 def test_one_operator_selects_for_the_whole_batch(monkeypatch, scope):
     calls = []
     monkeypatch.setattr(selection, "prune", lambda x, **options: calls.append(options) or selectors.prune(x, **options))
-    prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *VIDEO_ROWS), keep_ratio=0.3, scope=scope)
+    prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows_of("qwen3_vl")), keep_ratio=0.3, scope=scope)
     (options,) = calls
-    assert len(options["cu_seqlens"]) == (7 if scope == "item" else 2)
+    assert len(options["cu_seqlens"]) == (8 if scope == "item" else 2)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "llava_next_video", "llava_onevision"])

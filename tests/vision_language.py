@@ -179,6 +179,13 @@ TAKES_ENCODER_OUTPUTS = (
 MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
+def rows_of(family):
+    """Prompts of many kinds for ``batch``."""
+    if family in WITH_VIDEOS:
+        return "ttItVt", "tVtitVtt", "tttttttttttIt", "tt", "tVtt"
+    return "ttItit", "tttItttttttt", "ttttt", "tIttt"
+
+
 @functools.cache
 def model_of(family):
     torch.manual_seed(0)

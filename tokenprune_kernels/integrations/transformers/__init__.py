@@ -6,7 +6,8 @@ Qwen2.5-VL, Qwen3-VL and InternVL. Needs the ``[transformers]`` extra.
 """
 
 from .enabling import PruningHandle, enable_pruning
+from .hand_over import PrunedInputs
 from .pruning import prune_inputs
 from .vision_selector import VisionSelectorScorer
 
-__all__ = ["PruningHandle", "VisionSelectorScorer", "enable_pruning", "prune_inputs"]
+__all__ = ["PrunedInputs", "PruningHandle", "VisionSelectorScorer", "enable_pruning", "prune_inputs"]

@@ -11,12 +11,12 @@ import functools
 import inspect
 import weakref
 from collections import UserDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .family import PIXELS, Family, Layout
 
@@ -107,12 +107,20 @@ class HandedOver(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs or {})
-        groups = [leaf.groups for leaf in tree_leaves(args) if hasattr(leaf, "groups")]
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, cls) and groups:
-                leaf.groups = groups[0]
+        kwargs = kwargs or {}
+        result = super().__torch_function__(func, types, args, kwargs)
+        source = next(_numbers_in([*args, *kwargs.values()]))
+        for numbers in _numbers_in([result]):
+            numbers.groups = source.groups
         return result
+
+
+def _numbers_in(values: Iterable[Any]) -> Iterator[HandedOver]:
+    for value in values:
+        if isinstance(value, HandedOver):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _numbers_in(value)
 
 
 class _Wrap:
