@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.vision_language import batch, model_of, transformers
+from tests.vision_language import NO_TEXT, batch, model_of, transformers
 from tokenprune_kernels.integrations.transformers import enable_pruning
 
 CASES = [("llava", "contiguous"), ("llava", "original"), ("llava_next", "original"), ("qwen3_vl", "original")]
@@ -54,7 +54,7 @@ def test_attention_implementations_agree(language_model_with, family, positions,
     transformers.AttentionInterface.register("unpadding", unpadding)
     transformers.AttentionMaskInterface.register("unpadding", flash_attention_mask)
     model, inputs = model_of(family), batch(family, *rows)
-    greedy = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    greedy = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": NO_TEXT}
     with enable_pruning(model, keep_ratio=0.3, positions=positions):
         kept = model(**inputs, use_cache=False).logits
         expected = [kept[:, -1:], model.generate(**inputs, **greedy)]

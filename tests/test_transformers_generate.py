@@ -3,11 +3,20 @@
 import pytest
 import torch
 
-from tests.vision_language import FAMILIES, MAKERS, MROPE_FAMILIES, TAKES_ENCODER_OUTPUTS, batch, model_of, rows_of
+from tests.vision_language import (
+    FAMILIES,
+    MAKERS,
+    MROPE_FAMILIES,
+    NO_TEXT,
+    TAKES_ENCODER_OUTPUTS,
+    batch,
+    model_of,
+    rows_of,
+)
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
-GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+GREEDY = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": NO_TEXT}
 PRUNING = {"keep_ratio": 0.3}
 POSITIONS = [(family, "original") for family in FAMILIES] + [
     (family, "contiguous") for family in FAMILIES if family not in MROPE_FAMILIES
@@ -47,11 +56,11 @@ def test_a_loop_of_forward_calls_equals_generate(family):
     model, inputs = model_of(family), batch(family, "ttItittt")
     with enable_pruning(model, **PRUNING):
         expected = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
-        output = model(**inputs, use_cache=True)
-        tokens = [output.logits[:, -1:].argmax(-1)]
+        tokens, call = [], inputs
         while len(tokens) < expected.shape[1]:
-            output = model(input_ids=tokens[-1], past_key_values=output.past_key_values, use_cache=True)
-            tokens.append(output.logits[:, -1:].argmax(-1))
+            output = model(**call, use_cache=True)
+            tokens.append(output.logits[:, -1:].index_fill(-1, torch.tensor(NO_TEXT), -torch.inf).argmax(-1))
+            call = {"input_ids": tokens[-1], "past_key_values": output.past_key_values}
     assert torch.equal(torch.cat(tokens, dim=1), expected)
 
 
@@ -109,10 +118,16 @@ def test_sampled_sequences_start_from_the_pruned_prompt(family):
     """Of one token each, so that every sequence of a prompt has the same few candidates."""
     model, rows = model_of(family), ("tItt", "ttttt")
     inputs = batch(family, *rows)
-    options = {"do_sample": True, "max_new_tokens": 1, "num_return_sequences": 5, "top_k": 1}
+    options = {
+        "do_sample": True,
+        "max_new_tokens": 1,
+        "num_return_sequences": 5,
+        "top_k": 1,
+        "suppress_tokens": NO_TEXT,
+    }
     with enable_pruning(model, **PRUNING):
         sampled = model.generate(**inputs, **options)
-        greedy = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        greedy = model.generate(**inputs, **GREEDY | {"max_new_tokens": 1})
     assert torch.equal(sampled, greedy.repeat_interleave(5, dim=0))
 
 
@@ -132,7 +147,7 @@ def test_other_ways_through_generate(family):
 @pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
 def test_an_assistant_model_sees_the_pruned_prompt(family):
     model, inputs = model_of(family), batch(family, "ttItittt")
-    torch.manual_seed(0)  # another assistant may propose a placeholder, with or without pruning
+    torch.manual_seed(0)
     assistant = MAKERS[family]().eval()
     with enable_pruning(model, **PRUNING):
         expected = model.generate(**inputs, **GREEDY)

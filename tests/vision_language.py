@@ -24,6 +24,7 @@ TEXT = {
     "eos_token_id": 119,
 }
 IMAGE, VIDEO, VISION_START, VISION_END = 100, 101, 102, 103
+NO_TEXT = [IMAGE, VIDEO, TEXT["eos_token_id"]]  # what random weights would say too, but no sensible model
 CLIP = {
     "model_type": "clip_vision_model",
     "hidden_size": 24,
