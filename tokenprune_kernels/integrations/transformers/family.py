@@ -51,7 +51,8 @@ class Features:
 
     Attributes:
         modality: ``"image"`` or ``"video"``.
-        items: the tokens of each image or video, ``[n_i, D]``.
+        tokens: those of all images or videos, ``[sum of n_i, D]``.
+        counts: how many each image or video has, n_i.
         deepstack: the features of all tokens for each of the language model's first layers, ``[sum of n_i, D]``.
         placeholders: bool ``[B, L]``, where the language model takes the tokens in, in their order.
         layout: how it takes them.
@@ -59,7 +60,8 @@ class Features:
     """
 
     modality: str
-    items: list[Tensor]
+    tokens: Tensor
+    counts: list[int]
     deepstack: list[Tensor]
     placeholders: Tensor
     layout: Layout
@@ -88,11 +90,10 @@ class Family:
         output = encoder(inputs[PIXELS[modality]], **arguments, return_dict=True)
         placeholders = inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
         features = self.features(model, modality, output, placeholders)
-        count = sum(len(item) for item in features.items)
-        if int(placeholders.sum()) != count:
+        if int(placeholders.sum()) != len(features.tokens):
             raise ValueError(
-                f"prune_inputs: expected input_ids to have {count} {modality} placeholders, one for each token that "
-                f"the model makes of {PIXELS[modality]}, got {int(placeholders.sum())}"
+                f"prune_inputs: expected input_ids to have {len(features.tokens)} {modality} placeholders, one for "
+                f"each token that the model makes of {PIXELS[modality]}, got {int(placeholders.sum())}"
             )
         return features
 
@@ -100,9 +101,11 @@ class Family:
         """What an encoder's output holds."""
         deepstack = getattr(output, "deepstack_features", None) or []
         joined = bool(deepstack) and isinstance(deepstack[0], Tensor)
+        tokens, counts = self.tokens(output.pooler_output, placeholders)
         return Features(
             modality,
-            self.items(output.pooler_output, placeholders),
+            tokens,
+            counts,
             [layer if joined else torch.cat(list(layer)) for layer in deepstack],
             placeholders,
             Layout(type(output), modality in self.packed, joined),
@@ -114,9 +117,10 @@ class Family:
         # That one is the language model's too.
         return [*(name for name in names if name != "output_hidden_states"), *self.extra_inputs]
 
-    def items(self, tokens: Any, placeholders: Tensor) -> list[Tensor]:
-        """The encoder's tokens as one ``[n_i, D]`` for each image or video."""
-        return [item.flatten(0, -2) for item in tokens]
+    def tokens(self, pooler_output: Any, placeholders: Tensor) -> tuple[Tensor, list[int]]:
+        """The encoder's tokens ``[sum of n_i, D]``, and how many each image or video has."""
+        items = [item.flatten(0, -2) for item in pooler_output]
+        return torch.cat(items), [len(item) for item in items]
 
     def position_ids(
         self, model: Any, inputs: Mapping[str, Any], positions: str, shortening: Shortening, attention_mask: Tensor

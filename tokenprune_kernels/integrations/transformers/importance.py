@@ -37,13 +37,13 @@ def weights(
     Raises:
         ValueError: unless there is one weight for each token.
     """
-    items = [item for each in features for item in each.items]
     if isinstance(importance, str):
         if importance == "norm":
-            return norm(torch.cat(items))
+            return torch.cat([norm(each.tokens) for each in features])
         if importance == "text":
             return _text_similarity(model, inputs, features)
         return torch.cat([attention for each in features for attention in each.class_attention])
+    items = [item for each in features for item in each.tokens.split(each.counts)]
     if isinstance(importance, Tensor):
         return _checked_tensor(argument, importance, items).to(items[0].device)
     given = [importance(item) for item in items] if callable(importance) else importance
@@ -105,9 +105,8 @@ def _text_similarity(model: Any, inputs: Mapping[str, Any], features: list[Featu
     mean = torch.einsum("bl,bld->bd", shares, embeddings)
     similarities = []
     for each in features:
-        tokens = torch.cat(each.items).float()
         rows = each.placeholders.nonzero()[:, 0].to(mean.device)  # the prompt of each token
-        similarities.append(F.cosine_similarity(tokens, mean[rows].to(tokens.device), dim=-1))
+        similarities.append(F.cosine_similarity(each.tokens.float(), mean[rows].to(each.tokens.device), dim=-1))
     return torch.cat(similarities)
 
 

@@ -16,11 +16,9 @@ class InternVL(Family):
 
     packed = ("image",)
 
-    def items(self, tokens: Any, placeholders: Tensor) -> list[Tensor]:
-        """The tokens of all tiles, split by the runs of placeholders."""
-        flat = tokens.flatten(0, 1)
-        runs = run_lengths(placeholders)
-        return list(flat.split(runs)) if sum(runs) == len(flat) else [flat]
+    def tokens(self, pooler_output: Any, placeholders: Tensor) -> tuple[Tensor, list[int]]:
+        """The tokens of all tiles, and how long the runs of placeholders are."""
+        return pooler_output.flatten(0, 1), run_lengths(placeholders)
 
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor

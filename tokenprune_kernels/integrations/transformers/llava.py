@@ -72,8 +72,13 @@ class LlavaOnevision(Family):
     def features(self, model: Any, modality: str, output: Any, placeholders: Tensor) -> Features:
         """What an encoder's output holds, with the newlines that the language model would add."""
         features = super().features(model, modality, output, placeholders)
-        missing = int(placeholders.sum()) - sum(len(item) for item in features.items)
-        if modality == "image" or missing != len(features.items):
+        missing = int(placeholders.sum()) - len(features.tokens)
+        if modality == "image" or missing != len(features.counts):
             return features
-        items = [torch.cat([item, model.model.image_newline.unsqueeze(0).to(item)]) for item in features.items]
-        return replace(features, items=items, layout=replace(features.layout, adds_newline=True))
+        newline = model.model.image_newline.unsqueeze(0).to(features.tokens)
+        return replace(
+            features,
+            tokens=torch.cat([each for item in features.tokens.split(features.counts) for each in (item, newline)]),
+            counts=[count + 1 for count in features.counts],
+            layout=replace(features.layout, adds_newline=True),
+        )

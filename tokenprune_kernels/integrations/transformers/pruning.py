@@ -120,7 +120,7 @@ class Pruning:
         pruned = [
             Pruned(
                 each.modality,
-                torch.cat(each.items)[mask],
+                each.tokens[mask],
                 [layer[mask] for layer in each.deepstack],
                 shortening(each.placeholders, False),
                 each.layout,
@@ -153,13 +153,12 @@ class Pruning:
 
     def _kept(self, model: Any, family: Family, inputs: Mapping[str, Any], features: list[Features]) -> list[Tensor]:
         """Which tokens stay, bool ``[sum of n_i]`` of the images and of the videos."""
-        items = [item for each in features for item in each.items]
-        tokens = torch.cat(items)
+        tokens = torch.cat([each.tokens for each in features])
         kept = torch.cat([self._protected(model, family, each) for each in features])
-        counts = [int((~mask).sum()) for mask in kept.split([len(item) for item in items])]
-        if self.scope == "batch":
-            counts = [sum(counts)]
         candidates = (~kept).nonzero().squeeze(-1)
+        counts = [int((~mask).sum()) for mask in kept.split([count for each in features for count in each.counts])]
+        if self.scope == "batch":
+            counts = [len(candidates)]
 
         def candidate_weights(argument: str, given: Importance | None) -> Tensor | None:
             if given is None:
@@ -176,11 +175,11 @@ class Pruning:
             self.lam,
         )
         kept[candidates[indices]] = True
-        return list(kept.split([int(each.placeholders.sum()) for each in features]))
+        return list(kept.split([len(each.tokens) for each in features]))
 
     def _protected(self, model: Any, family: Family, features: Features) -> Tensor:
         """Which tokens stay beside the budget, bool ``[sum of n_i]``."""
-        tokens = torch.cat(features.items)
+        tokens = features.tokens
         if family.newlines and (self.protect_newlines or features.layout.adds_newline):
             return (tokens == model.model.image_newline.to(tokens)).all(-1)
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
