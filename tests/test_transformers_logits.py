@@ -128,6 +128,15 @@ def test_pruning_does_change_the_logits():
     assert (whole[0, -1] - pruned[0, -1]).abs().max() > 1e-2
 
 
+def test_original_positions_count_from_the_first_token_of_each_prompt():
+    inputs = batch("llava", "ttItt", "ttt")
+    pruned = prune_inputs(model_of("llava"), inputs, k=2, positions="original")
+    first, second = pruned["position_ids"].tolist()
+    assert [*first[:2], *first[-2:]] == [0, 1, 18, 19]
+    assert first[2:-2] == sorted(set(first[2:-2]) & set(range(2, 18)))
+    assert second == [0, 0, 0, 0, 1, 2]
+
+
 @torch.no_grad()
 def test_time_between_frames_reaches_the_positions():
     model, inputs = model_of("qwen2_5_vl"), batch("qwen2_5_vl", "ttVt")
