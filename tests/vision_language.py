@@ -183,7 +183,7 @@ MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 def rows_of(family):
     """Prompts of many kinds for ``batch``."""
     if family in WITH_VIDEOS:
-        return "ttItVt", "tVtitVtt", "tttttttttttIt", "tt", "tVtt"
+        return "tttttttttttIt", "ttItVt", "tt", "tVtitVtt", "tVtt"
     return "ttItit", "tttItttttttt", "ttttt", "tIttt"
 
 
