@@ -365,13 +365,17 @@ def _count(name: str, x: Tensor, k: int | None, keep_ratio: float | None) -> int
         )
     if k is not None:
         return k
+    if x.dim() < 2:
+        declaration.check_tokens(name, x)  # the operator would, but there is no N to take a share of
+    return kept_count(name, x.shape[-2], keep_ratio)
+
+
+def kept_count(name: str, count: int, keep_ratio: Any) -> int:
+    """How many of `count` rows a ratio keeps; raises in the name of `name` unless the ratio is in (0, 1]."""
     if not isinstance(keep_ratio, int | float):
         raise TypeError(f"{name}: expected keep_ratio to be a number, got {keep_ratio!r}")
     if not 0.0 < keep_ratio <= 1.0:
         raise ValueError(f"{name}: expected keep_ratio to be in (0, 1], got {keep_ratio:.12g}")
-    if x.dim() < 2:
-        declaration.check_tokens(name, x)  # the operator would, but there is no N to take a share of
-    count = x.shape[-2]
     return min(count, max(1, round(keep_ratio * count)))
 
 

@@ -1,0 +1,118 @@
+"""Pruning in every call of a model, until it is taken off again."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .families import family_of
+from .pruning import Pruning, has_pixels
+
+
+def enable_pruning(model: Any, **options: Any) -> PruningHandle:
+    """Has ``generate`` and the forward pass of a model prune the images and videos that they are given.
+
+    ``generate`` returns the caller's prompt followed by the new tokens, as without pruning; ``max_length`` and
+    ``min_length`` count that prompt too. A forward pass with pixel values returns the logits of the shortened sequence,
+    and the loss of the labels that stay, with gradients. Calls without pixel values, such as those that decode with a
+    cache, pass through: a decoding loop of one's own has to give them ``position_ids`` if ``positions="original"``.
+
+    Args:
+        model: a model of one of the supported families (``...ForConditionalGeneration``).
+        options: ``method``, ``k``, ``keep_ratio``, ``importance``, ``relevance``, ``lam``, ``scope``, ``positions`` and
+            ``protect_newlines``, as for ``prune_inputs``.
+
+    Returns:
+        A handle: ``remove()``, or the end of a ``with`` block, restores the model.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came; also for a model whose pruning is
+            enabled already.
+    """
+    return PruningHandle(model, Pruning(**options))
+
+
+class PruningHandle:
+    """Takes pruning off a model again; made by ``enable_pruning``."""
+
+    def __init__(self, model: Any, pruning: Pruning) -> None:
+        family = family_of(model)
+        if isinstance(getattr(vars(model).get("generate"), "__self__", None), PruningHandle):
+            raise ValueError("enable_pruning: expected a model without pruning, got one whose pruning is enabled")
+        self._model = model
+        self._pruning = pruning
+        self._generate = model.generate
+        self._own_generate = {name: value for name, value in vars(model).items() if name == "generate"}
+        self._state = {name: getattr(model.model, name) for name in family.state}
+        self._parameters = list(inspect.signature(model.forward).parameters)
+        self._hook = model.register_forward_pre_hook(self._prune_forward, with_kwargs=True)
+        model.generate = self._pruned_generate
+
+    def remove(self) -> None:
+        """Restores the model; the second time, does nothing."""
+        if self._hook is None:
+            return
+        self._hook.remove()
+        self._hook = None
+        del self._model.generate
+        vars(self._model).update(self._own_generate)
+        for name, value in self._state.items():
+            setattr(self._model.model, name, value)
+
+    def __enter__(self) -> PruningHandle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def _pruned_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The model's ``generate`` with pruned images and videos; takes and returns what that does."""
+        if inputs is not None:
+            kwargs["input_ids"] = inputs
+        if has_pixels(kwargs) or self._has_placeholders(kwargs):
+            _refuse_filled_cache(kwargs)
+        if not has_pixels(kwargs):
+            return self._generate(None, *args, **kwargs)
+        with torch.no_grad():
+            pruned = self._pruning(self._model, kwargs)
+        prompt, length = kwargs["input_ids"], pruned["input_ids"].shape[1]
+        config = kwargs.get("generation_config") or next(iter(args), None) or self._model.generation_config
+        for limit, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value, instead = (kwargs.get(name, getattr(config, name, None)) for name in (limit, alternative))
+            if value and instead is None:
+                pruned[limit] = max(0, value - (prompt.shape[1] - length))
+        result = self._generate(None, *args, **pruned)
+        if isinstance(result, Tensor):
+            return _with_prompt(prompt, result[:, length:])
+        result.sequences = _with_prompt(prompt, result.sequences[:, length:])
+        return result
+
+    def _has_placeholders(self, inputs: dict[str, Any]) -> bool:
+        input_ids, config = inputs.get("input_ids"), self._model.config
+        token_ids = [getattr(config, f"{modality}_token_id") for modality in family_of(self._model).modalities]
+        return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
+
+    def _prune_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        if not has_pixels(inputs):
+            return None
+        _refuse_filled_cache(inputs)
+        return (), dict(self._pruning(model, inputs))
+
+
+def _refuse_filled_cache(inputs: dict[str, Any]) -> None:
+    cache = inputs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError(
+            "enable_pruning: expected an empty cache for a prompt with images or videos, as the one that filled it was "
+            f"shortened, got past_key_values of {cache.get_seq_length()} tokens"
+        )
+
+
+def _with_prompt(prompt: Tensor, new_tokens: Tensor) -> Tensor:
+    """The new tokens ``[B * sequences, new]``, each behind the prompt ``[B, L]`` that it continues."""
+    prompts = prompt.to(new_tokens.device).repeat_interleave(len(new_tokens) // len(prompt), dim=0)
+    return torch.cat([prompts, new_tokens], dim=1)

@@ -1,0 +1,163 @@
+"""The importance of visual tokens, from a tensor, a callable or a name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...importance import norm
+from .family import Features
+
+Importance = str | Tensor | Sequence[Tensor] | Callable[[Tensor], Tensor]
+
+NAMES = ("norm", "text", "cls_attention")
+
+
+def weights(
+    argument: str,
+    importance: Importance,
+    model: Any,
+    inputs: Mapping[str, Any],
+    features: list[Features],
+) -> Tensor:
+    """One weight for each token of all images and videos, ``[T]``.
+
+    Args:
+        argument: the name of the argument that `importance` was given as, for errors.
+        importance: what was given.
+        model: the model.
+        inputs: its inputs before shortening.
+        features: the tokens of the images, and of the videos.
+
+    Raises:
+        ValueError: unless there is one weight for each token.
+    """
+    if isinstance(importance, str):
+        if importance == "norm":
+            return torch.cat([norm(each.tokens) for each in features])
+        if importance == "text":
+            return _text_similarity(model, inputs, features)
+        return torch.cat([attention for each in features for attention in each.class_attention])
+    items = [item for each in features for item in each.tokens.split(each.counts)]
+    if isinstance(importance, Tensor):
+        return _checked_tensor(argument, importance, items).to(items[0].device)
+    given = [importance(item) for item in items] if callable(importance) else importance
+    return torch.cat([weight.to(items[0].device) for weight in _checked_list(argument, given, items)])
+
+
+def check_importance(argument: str, importance: Any) -> None:
+    """Raises unless the argument is something that weights can be made of."""
+    if isinstance(importance, str) and importance not in NAMES:
+        raise ValueError(
+            f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
+            f"got {importance!r}"
+        )
+    if importance is not None and not isinstance(importance, str | Tensor | Sequence) and not callable(importance):
+        raise TypeError(
+            f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
+            f"got {type(importance).__name__}"
+        )
+
+
+def _checked_tensor(argument: str, weight: Tensor, items: list[Tensor]) -> Tensor:
+    """The weights of all tokens, ``[T]``, also from ``[items, n]`` where all items have n tokens."""
+    shapes = [[sum(len(item) for item in items)]]
+    if len({len(item) for item in items}) == 1:
+        shapes.append([len(items), len(items[0])])
+    if list(weight.shape) not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(
+            f"prune_inputs: expected {argument} to have shape {expected}, one weight for each visual token, "
+            f"got shape {list(weight.shape)}"
+        )
+    return weight.flatten()
+
+
+def _checked_list(argument: str, weights: Sequence[Tensor], items: list[Tensor]) -> Sequence[Tensor]:
+    """The weights of each image and video, ``[n_i]``."""
+    if len(weights) != len(items):
+        raise ValueError(
+            f"prune_inputs: expected {argument} to have {len(items)} tensors, one for each image or video, "
+            f"got {len(weights)}"
+        )
+    for number, (weight, item) in enumerate(zip(weights, items, strict=True)):
+        if weight.shape != item.shape[:1]:
+            raise ValueError(
+                f"prune_inputs: expected {argument} of image or video {number} to have shape [{len(item)}], "
+                f"got shape {list(weight.shape)}"
+            )
+    return weights
+
+
+def _text_similarity(model: Any, inputs: Mapping[str, Any], features: list[Features]) -> Tensor:
+    """The cosine of each visual token to the mean embedding of its prompt's text, float32 ``[T]``."""
+    text = inputs["attention_mask"] != 0
+    for each in features:
+        text = text & ~each.placeholders
+    embedding = model.get_input_embeddings()
+    embeddings = embedding(inputs["input_ids"].to(embedding.weight.device)).float()
+    shares = (text / text.sum(-1, keepdim=True).clamp_min(1)).to(embeddings)
+    mean = torch.einsum("bl,bld->bd", shares, embeddings)
+    similarities = []
+    for each in features:
+        rows = each.placeholders.nonzero()[:, 0].to(mean.device)  # the prompt of each token
+        similarities.append(F.cosine_similarity(each.tokens.float(), mean[rows].to(each.tokens.device), dim=-1))
+    return torch.cat(similarities)
+
+
+@contextlib.contextmanager
+def recorded_class_attention(model: Any, inputs: Mapping[str, Any]) -> Iterator[Callable[[], Tensor]]:
+    """Records what the class token attends to while the vision tower runs inside the ``with`` block.
+
+    Taken at the layer whose output the tokens are made of, the mean over its heads, from the queries and keys that pass
+    there: no attention map is built, whichever attention implementation runs.
+
+    Yields:
+        a function that gives float32 ``[tiles, patches]`` for the latest run of the tower; the class token itself is in
+        front where the model makes a token of it.
+
+    Raises:
+        ValueError: for a vision tower without a class token.
+    """
+    tower = getattr(model.model, "vision_tower", None)
+    if tower is None or not any(
+        name.endswith(("class_embedding", "cls_token")) for name, _ in tower.named_parameters()
+    ):
+        raise ValueError(
+            "prune_inputs: expected a model whose vision tower has a class token with importance 'cls_attention', "
+            f"got {type(model).__name__} with {type(tower or model.model).__name__}"
+        )
+    layer = inputs.get("vision_feature_layer", model.config.vision_feature_layer)
+    layer = layer if isinstance(layer, int) else layer[-1]
+    attentions = [module for module in tower.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
+    attention = attentions[layer - 1 if layer > 0 else layer]
+    strategy = inputs.get("vision_feature_select_strategy", model.config.vision_feature_select_strategy)
+    passed: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def record(module: Any, args: Any, output: Tensor) -> None:
+            passed[name] = output
+
+        return record
+
+    def class_attention() -> Tensor:
+        queries, keys = (passed[name].float().unflatten(-1, (attention.num_heads, -1)) for name in ("q", "k"))
+        logits = torch.einsum("thd,tnhd->thn", queries[:, 0], keys) * attention.scale
+        attended = logits.softmax(-1).mean(1)
+        return attended if strategy == "full" else attended[:, 1:]
+
+    # A norm of queries and keys, where there is one, comes between the projection and the product.
+    hooks = [
+        getattr(attention, f"{name}_norm", getattr(attention, f"{name}_proj")).register_forward_hook(recorder(name))
+        for name in ("q", "k")
+    ]
+    try:
+        yield class_attention
+    finally:
+        for hook in hooks:
+            hook.remove()

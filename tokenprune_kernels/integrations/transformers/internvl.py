@@ -1,0 +1,31 @@
+"""InternVL, whose processor cuts an image into tiles and encodes each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .family import Family
+from .sequences import run_lengths
+
+
+class InternVL(Family):
+    """InternVL: an image is a run of placeholders, over one tile or several; a video is a run for every frame."""
+
+    packed = ("image",)
+
+    def tokens(self, pooler_output: Any, placeholders: Tensor) -> tuple[Tensor, list[int]]:
+        """The tokens of all tiles, and how long the runs of placeholders are."""
+        return pooler_output.flatten(0, 1), run_lengths(placeholders)
+
+    def class_attention_items(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor
+    ) -> list[Tensor]:
+        """A token has the mean attention of the patches that it was shuffled together from."""
+        side = round(attention.shape[-1] ** 0.5)
+        patches = attention.view(-1, side, side, 1)
+        tokens = model.model.pixel_shuffle(patches, scale_factor=model.config.downsample_ratio).mean(-1)
+        runs = run_lengths(inputs["input_ids"] == model.config.image_token_id)
+        return list(tokens.flatten().split(runs))

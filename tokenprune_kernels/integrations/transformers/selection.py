@@ -1,0 +1,98 @@
+"""How many tokens each image or video keeps, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...selectors import kept_count, prune
+
+Budget = int | float | Sequence[int] | Sequence[float]
+
+
+def check_budget(k: Any, keep_ratio: Any) -> None:
+    """Raises unless one of them is given, and every number of it is one that ``budgets`` takes."""
+    if (k is None) == (keep_ratio is None):
+        raise ValueError(
+            f"prune_inputs: expected exactly one of k and keep_ratio to be given, got k={k} and keep_ratio={keep_ratio}"
+        )
+    given = keep_ratio if k is None else k
+    for number in _numbers(given) or [given]:
+        budgets([1], None if k is None else number, number if k is None else None)
+
+
+def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
+    """How many tokens each segment keeps.
+
+    Args:
+        counts: how many candidates each segment has.
+        k: how many to keep, one number or one per segment; a segment with fewer candidates keeps them all.
+        keep_ratio: the share to keep, in (0, 1], one number or one per segment.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came.
+    """
+    if k is not None:
+        return [_at_most(number, count) for number, count in zip(_each("k", k, counts), counts, strict=True)]
+    ratios = _each("keep_ratio", keep_ratio, counts)
+    return [kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
+
+
+def _numbers(budget: Any) -> list[Any] | None:
+    """The numbers of a budget that has one for each segment; None for a single number."""
+    if isinstance(budget, Tensor):
+        budget = budget.tolist()
+    return list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else None
+
+
+def _each(name: str, budget: Any, counts: list[int]) -> list[Any]:
+    numbers = _numbers(budget)
+    if numbers is None:
+        return [budget] * len(counts)
+    if len(numbers) != len(counts):
+        raise ValueError(
+            f"prune_inputs: expected {name} to be one number or {len(counts)}, one per image or video, "
+            f"got {len(numbers)} numbers"
+        )
+    return numbers
+
+
+def _at_most(k: Any, count: int) -> int:
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"prune_inputs: expected k to be an integer, got {k!r}")
+    if k < 1:
+        raise ValueError(f"prune_inputs: expected k to be at least 1, got {k}")
+    return min(k, count)
+
+
+def select(
+    x: Tensor,
+    counts: list[int],
+    kept_counts: list[int],
+    method: str,
+    relevance: Tensor | None,
+    importance: Tensor | None,
+    lam: float | None,
+) -> Tensor:
+    """The kept rows of all segments of x ``[T, D]``, by one operator: int64 ``[sum of kept_counts]``, in any order."""
+    _, indices = prune(
+        x,
+        method=method,
+        relevance=relevance,
+        importance=importance,
+        lam=lam,
+        sorted=False,
+        cu_seqlens=_prefix_sums(counts, x.device),
+        cu_k=_prefix_sums(kept_counts, x.device),
+        total_k=sum(kept_counts),
+        max_seqlen=max(counts),
+    )
+    return indices
+
+
+def _prefix_sums(counts: list[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device)
