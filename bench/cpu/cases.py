@@ -1,0 +1,102 @@
+"""What is timed: an input, a method and a dtype; the most telling cases first."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune_kernels import importance
+
+from . import inputs
+from .inputs import Tokens
+
+LAM = 0.5
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on tokens of a dtype."""
+
+    tokens: Tokens
+    method: str
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.tokens.name} {self.tokens.count} {self.dtype_name}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of one call.
+
+    Attributes:
+        x: ``[..., N, D]``.
+        k: rows to keep of each item.
+        weight: float32 ``[..., N]``: the norms as importance, the cosine to ``query`` as relevance, None for DivPrune.
+        query: ``[D]``, what MMR ranks for: the mean row.
+    """
+
+    method: str
+    x: Tensor
+    k: int
+    weight: Tensor | None = None
+    query: Tensor | None = None
+
+
+def task(case: Case) -> Task:
+    """The arguments of a case."""
+    x, k = _tokens(case.tokens).to(case.dtype), case.tokens.k
+    if case.method == "divprune":
+        return Task(case.method, x, k)
+    if case.method == "idpruner":
+        return Task(case.method, x, k, importance.norm(x))
+    query = x.float().mean(dim=-2)
+    return Task(case.method, x, k, F.cosine_similarity(x.float(), query, dim=-1), query)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokens(tokens: Tokens) -> Tensor:
+    return tokens.make()
+
+
+def cases() -> list[Case]:
+    """All of them; those of one input follow each other."""
+    grouped = [
+        *((inputs.photograph(name, 24), ("divprune", "idpruner", "mmr")) for name in inputs.PHOTOGRAPHS),
+        *((inputs.photograph(name, 54), ("divprune", "idpruner")) for name in inputs.PHOTOGRAPHS),
+        *((inputs.noise(count), ("divprune",)) for count in (576, 2_916)),
+        (inputs.crops(), ("divprune", "idpruner")),
+        *((inputs.photograph(name, 80), ("divprune", "idpruner")) for name in ("astronaut", "coffee")),
+        (inputs.noise(6_400), ("divprune",)),
+        (inputs.video(8), ("divprune", "idpruner")),
+        (inputs.clustered(2_916), ("divprune", "idpruner")),
+        (inputs.duplicates(2_916), ("divprune", "idpruner")),
+        (inputs.video(64), ("divprune", "idpruner")),
+    ]
+    return [
+        Case(tokens, method, dtype)
+        for tokens, methods in grouped
+        for method, dtype in itertools.product(methods, DTYPES)
+    ]
+
+
+def quick_cases() -> list[Case]:
+    """One photograph and noise, both small."""
+    return [
+        *(
+            Case(inputs.photograph("astronaut", 24), *each)
+            for each in itertools.product(("divprune", "idpruner"), DTYPES)
+        ),
+        Case(inputs.photograph("astronaut", 24), "mmr", torch.float32),
+        *(Case(inputs.noise(576), "divprune", dtype) for dtype in DTYPES),
+    ]
