@@ -44,4 +44,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if record.whole:
         records.publish(result, ROOT)
     else:
-        terminalreporter.write_line("Not every case was measured: bench/results and README.md stay as they are.")
+        terminalreporter.write_line("Not a whole run: bench/results and README.md stay as they are.")

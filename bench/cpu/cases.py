@@ -43,7 +43,7 @@ class Task:
         x: ``[..., N, D]``.
         k: rows to keep of each item.
         weight: float32 ``[..., N]``: the norms as importance, the cosine to ``query`` as relevance, None for DivPrune.
-        query: ``[D]``, what MMR ranks for: the mean row.
+        query: ``[..., D]``, what MMR ranks for: the mean row.
     """
 
     method: str
@@ -61,7 +61,7 @@ def task(case: Case) -> Task:
     if case.method == "idpruner":
         return Task(case.method, x, k, importance.norm(x))
     query = x.float().mean(dim=-2)
-    return Task(case.method, x, k, F.cosine_similarity(x.float(), query, dim=-1), query)
+    return Task(case.method, x, k, F.cosine_similarity(x.float(), query.unsqueeze(-2), dim=-1), query)
 
 
 @functools.lru_cache(maxsize=1)

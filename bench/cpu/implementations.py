@@ -121,14 +121,14 @@ def langchain(task: Task) -> Select:
 
 OPERATOR = Implementation("tokenprune", ("divprune", "idpruner", "mmr"), operator, batches=None)
 PEERS = (
-    Implementation("published DivPrune loop", ("divprune",), published_divprune, most_rows=6_400),
+    Implementation("published DivPrune loop", ("divprune",), published_divprune, most_rows=2_916),
     Implementation("running-minimum loop", ("divprune",), running_minimum),
     Implementation(
         "running-minimum loop in float32", ("divprune",), running_minimum_in_float32, dtypes=(torch.bfloat16,)
     ),
     Implementation("published IDPruner loop", ("idpruner",), published_idpruner),
     Implementation("torch-quickfps", ("divprune",), quickfps, most_rows=1_152, module="torch_quickfps"),
-    Implementation("pyversity", ("idpruner", "mmr"), pyversity, most_rows=6_400, module="pyversity"),
+    Implementation("pyversity", ("idpruner", "mmr"), pyversity, most_rows=2_916, module="pyversity"),
     Implementation("langchain-core", ("mmr",), langchain, most_rows=576, module="langchain_core"),
     Implementation("one call for each item", ("divprune", "idpruner"), single_calls, batches=True),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,12 @@ def patch_tokens(picture: Image.Image) -> Tensor:
     """One token per 14 x 14 patch, ``[N, 4096]``: its pixels, centred and scaled, times a seeded Gaussian matrix."""
     pixels = (torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 255 - 0.5) / 0.25
     patches = F.unfold(pixels.unsqueeze(0), PATCH, stride=PATCH).squeeze(0).mT
-    depth = patches.shape[1]
-    return patches @ torch.randn(depth, DIMENSIONS, generator=torch.Generator().manual_seed(0)) / depth**0.5
+    return patches @ _embedding(patches.shape[1])
+
+
+@functools.cache
+def _embedding(depth: int) -> Tensor:
+    return torch.randn(depth, DIMENSIONS, generator=torch.Generator().manual_seed(0)) / depth**0.5
 
 
 def _path(name: str) -> Path:

@@ -31,12 +31,12 @@ class Record:
 
     def __init__(self, budget: Budget, planned: set[Case]) -> None:
         self.budget = budget
-        self.planned = planned  # the cases a whole run has the operator on
+        self.planned = planned
         self.rows: list[Row] = []
         self.memory: list[dict[str, Any]] = []
         self.not_started: list[str] = []
         self.right: dict[Case, Tensor] = {}
-        self.done: set[Case] = set()
+        self.reached: set[Case] = set()
 
     def start(self, name: str) -> bool:
         """Whether there is time for one more measurement."""
@@ -47,8 +47,8 @@ class Record:
 
     @property
     def whole(self) -> bool:
-        """Whether the operator was tried on every case."""
-        return self.planned <= self.done
+        """Whether the run came to every case, with or without time left for it."""
+        return self.planned <= self.reached
 
     def result(self) -> dict[str, Any]:
         """The content of the JSON file."""

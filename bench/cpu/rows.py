@@ -33,7 +33,7 @@ class Row:
         correct: whether the float64 replay accepts its picks; None for what was not run.
         note: why there is no time, or what is wrong with the picks.
         times: of one call.
-        bound: the milliseconds that a call takes at least (``bench.cpu.bound``). This and what follows: the operator only.
+        bound: the least milliseconds of a call (``bench.cpu.bound``). From here on, the operator only.
         fastest_correct_peer: the correct implementation among the others with the smallest median.
         ratio: its median over the operator's.
         fastest_peer: the one with the smallest median, right or wrong.
