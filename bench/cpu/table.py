@@ -39,7 +39,8 @@ def summary(result: dict[str, Any]) -> str:
     if left_out:
         lines.append(f"Left out: {'; '.join(left_out)}.")
     if result["not_started"]:
-        lines.append(f"Not started, for want of time: {'; '.join(result['not_started'])}.")
+        first, *others = result["not_started"]
+        lines.append(f"Not started, for want of time: {first}, and {len(others)} more.")
     return "\n".join(lines)
 
 
