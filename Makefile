@@ -38,8 +38,12 @@ test-all: build ## the test suite without `gpu`
 	$(PY) -m pytest -m "not gpu and not interpret"
 	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret
 
-bench: build ## throughput of the operators beside the oracle; BENCH_OPTIONS go to pytest
-	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,rounds $(BENCH_OPTIONS)
+$(VENV)/peers: bench/requirements.txt $(VENV)/requirements
+	@if $(PY) -m pip install --quiet --retries 1 --no-deps -r $<; then touch $@; \
+		else echo "bench: the peers of $< could not be installed, those that are missing are left out"; fi
+
+bench: build $(VENV)/peers ## the operators beside their peers into bench/results and README.md; BENCH_OPTIONS=--quick for two minutes
+	$(PY) -m pytest bench -rs --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
 
 gpu-build:
 	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }

@@ -218,9 +218,9 @@ def test_only_the_first_picks_of_many_rows_are_replayed(monkeypatch):
     swapped = picks.clone()
     swapped[[38, 39]] = picks[[39, 38]]
     assert gpu.mistake(case, "divprune", x, weight, [picks]) == ""
-    assert gpu.mistake(case, "divprune", x, weight, [swapped]).startswith("item 0, pick 38")
-    monkeypatch.setattr(gpu, "WHOLE_REPLAY_ROWS", 59)
-    monkeypatch.setattr(gpu, "REPLAYED_PICKS", 30)
+    assert gpu.mistake(case, "divprune", x, weight, [swapped]).startswith("item 0: pick 38")
+    monkeypatch.setattr(gpu.gate, "WHOLE_REPLAY_ROWS", 59)
+    monkeypatch.setattr(gpu.gate, "REPLAYED_PICKS", 30)
     assert gpu.mistake(case, "divprune", x, weight, [swapped]) == ""
     assert "distinct" in gpu.mistake(case, "divprune", x, weight, [picks.clamp_max(5)])
 
@@ -340,7 +340,7 @@ def test_the_result_is_named_after_the_device():
     ],
 )
 def test_numbers_have_three_digits(value, expected):
-    assert gpu._number(value) == expected
+    assert gpu.number(value) == expected
 
 
 def test_tables_have_a_line_for_each_operator_and_each_row():
@@ -371,15 +371,15 @@ def test_the_table_replaces_the_one_in_the_readme(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{gpu.BEGIN}\nold\n{gpu.END}\nafter\n")
     for table in ("| first |", "| second |"):
-        assert gpu.put_into_readme(table, readme)
+        assert gpu.put_between(gpu.BEGIN, gpu.END, table, readme)
         assert readme.read_text() == f"before\n{gpu.BEGIN}\n{table}\n{gpu.END}\nafter\n"
     assert capsys.readouterr().err == ""
     for text in ("", f"{gpu.BEGIN}\n", f"{gpu.END}\n{gpu.BEGIN}\n"):
         readme.write_text(text)
-        assert not gpu.put_into_readme("| table |", readme)
+        assert not gpu.put_between(gpu.BEGIN, gpu.END, "| table |", readme)
         assert readme.read_text() == text
         assert "README.md is unchanged: expected the markers" in capsys.readouterr().err
-    assert not gpu.put_into_readme("| table |", tmp_path / "missing.md")
+    assert not gpu.put_between(gpu.BEGIN, gpu.END, "| table |", tmp_path / "missing.md")
     assert not (tmp_path / "missing.md").exists()
 
 
