@@ -6,7 +6,6 @@ Run from the root of the source tree: ``python -m bench.demo``.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor
 
 import python_ref
 import tokenprune_kernels
+from bench.machine import processor
 from tokenprune_kernels import importance, metrics, pictures
 
 PICTURE = "astronaut.png"
@@ -129,16 +129,7 @@ def table(selections: list[Selection], count: int) -> str:
 
 def machine() -> str:
     """The processor, the number of threads and the version of torch."""
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        description = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in description.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def sheet(picture: Image.Image, selections: list[Selection]) -> Image.Image:

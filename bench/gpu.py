@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import platform
 import re
@@ -37,6 +36,7 @@ from torch import Tensor
 import python_ref
 import tokenprune_kernels  # noqa: F401  registers torch.ops.tokenprune
 from bench import roofline
+from bench.readme import line, number, put_into_readme
 from python_ref import published
 
 ROOT = Path(__file__).parent.parent
@@ -314,16 +314,16 @@ def product(case: Case) -> Callable[[Tensor], object]:
 
 def mistake(case: Case, method: str, x: Tensor, weight: Tensor, picks: Sequence[Tensor]) -> str:
     """What the float64 replay finds wrong with the picks of each item; empty when they are right."""
-    for number, (rows, w, indices, k) in enumerate(
+    for place, (rows, w, indices, k) in enumerate(
         zip(case.items(x.cpu()), case.items(weight.cpu()), picks, case.kept, strict=True)
     ):
         indices = indices.cpu()
         if indices.shape != (k,) or len(indices.unique()) != k:
-            return f"item {number}: {len(indices.unique())} distinct picks instead of {k}"
+            return f"item {place}: {len(indices.unique())} distinct picks instead of {k}"
         replayed = indices if len(rows) <= WHOLE_REPLAY_ROWS else indices[:REPLAYED_PICKS]
         trace = python_ref.verify_trace(method, rows, replayed, None if method == "divprune" else w, LAM)
         if not trace:
-            return f"item {number}, pick {trace.step}: {trace.reason}"
+            return f"item {place}, pick {trace.step}: {trace.reason}"
     return ""
 
 
@@ -605,24 +605,10 @@ def file_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"
 
 
-def _number(value: float | None) -> str:
-    """Three significant digits, thousands separated."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _median(row: dict[str, Any] | None) -> str:
     if row is None or row["times"] is None:
         return "-"
-    return _number(row["times"]["median"]) + (" (wrong)" if row["correct"] is False else "")
+    return number(row["times"]["median"]) + (" (wrong)" if row["correct"] is False else "")
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -642,7 +628,7 @@ def summary(result: dict[str, Any]) -> str:
         "fastest correct peer",
         "times faster",
     )
-    lines = [_line(header), _line("---" for _ in header)]
+    lines = [line(header), line("---" for _ in header)]
     for row in rows:
         if row["implementation"] != OPERATOR:
             continue
@@ -660,26 +646,26 @@ def summary(result: dict[str, Any]) -> str:
             )
 
         times = row["times"]
-        spread = f"{_number(times['median'])} ({_number(times['p25'])} to {_number(times['p75'])})" if times else "-"
-        stages = " + ".join(_number(value) for value in row["stages"].values()) if row["stages"] else "-"
+        spread = f"{number(times['median'])} ({number(times['p25'])} to {number(times['p75'])})" if times else "-"
+        stages = " + ".join(number(value) for value in row["stages"].values()) if row["stages"] else "-"
         fastest = "-"
         if row["ratio"] is not None:
-            fastest = f"{_number(row['ratio'] * times['median'])} ({row['fastest_correct_peer']})"
+            fastest = f"{number(row['ratio'] * times['median'])} ({row['fastest_correct_peer']})"
         lines.append(
-            _line(
+            line(
                 (
                     row["tokens"],
                     row["dtype"],
                     f"`{row['method']}`",
                     spread if times else f"none: {row['note']}",
                     stages,
-                    _number(row["h200_bound"]),
-                    _number(row["similarity_teraflops"]),
-                    _number(row["similarity_gigabytes_per_second"]),
+                    number(row["h200_bound"]),
+                    number(row["similarity_teraflops"]),
+                    number(row["similarity_gigabytes_per_second"]),
                     _median(beside(PRODUCT, "", GRAPH)),
                     _median(beside("published", row["method"], EAGER)),
                     fastest,
-                    _number(row["ratio"]),
+                    number(row["ratio"]),
                 )
             )
         )
@@ -688,8 +674,8 @@ def summary(result: dict[str, Any]) -> str:
         "",
         f"Microseconds. {device['name']}, {reached['clocks_megahertz'].get('multiprocessors', '-')} MHz under load, "
         f"driver {device['driver']}, CUDA {device['cuda']}, torch {device['torch']}, triton {device['triton']}; "
-        f"a large bfloat16 product reaches {_number(reached['bfloat16_product_teraflops'])} TFLOP/s, "
-        f"a copy {_number(reached['copy_gigabytes_per_second'])} GB/s.",
+        f"a large bfloat16 product reaches {number(reached['bfloat16_product_teraflops'])} TFLOP/s, "
+        f"a copy {number(reached['copy_gigabytes_per_second'])} GB/s.",
     ]
     if result["not_started"]:
         lines.append(f"Not started, for want of time: {'; '.join(result['not_started'])}.")
@@ -699,25 +685,14 @@ def summary(result: dict[str, Any]) -> str:
 def details(result: dict[str, Any]) -> str:
     """Every row, with its spread and its note."""
     header = ("tokens", "dtype", "method", "implementation", "how", "correct", "median", "least", "p25", "p75", "note")
-    lines = [_line(header), _line("---" for _ in header)]
+    lines = [line(header), line("---" for _ in header)]
     for row in result["rows"]:
         times = row["times"] or {}
-        numbers = (_number(times.get(name)) for name in ("median", "least", "p25", "p75"))
+        numbers = (number(times.get(name)) for name in ("median", "least", "p25", "p75"))
         correct = {True: "yes", False: "no", None: "-"}[row["correct"]]
         named = (row[name] for name in ("tokens", "dtype", "method", "implementation", "how"))
-        lines.append(_line((*named, correct, *numbers, row["note"].replace("|", "/"))))
+        lines.append(line((*named, correct, *numbers, row["note"].replace("|", "/"))))
     return "\n".join(lines)
-
-
-def put_into_readme(table: str, readme: Path) -> bool:
-    """Replaces what stands between the two markers; says so and changes nothing where they are missing."""
-    text = readme.read_text() if readme.exists() else ""
-    begin, end = text.find(BEGIN), text.find(END)
-    if not 0 <= begin < end:
-        report_progress(f"{readme.name} is unchanged: expected the markers {BEGIN} and {END} in it, in this order")
-        return False
-    readme.write_text(f"{text[: begin + len(BEGIN)]}\n{table}\n{text[end:]}")
-    return True
 
 
 def report_progress(step: str) -> None:
@@ -728,8 +703,8 @@ def report_progress(step: str) -> None:
 def measured(benchmark: Benchmark, quick: bool) -> dict[str, Any]:
     """Runs every case there is time for, the most telling ones first."""
     reached = ceilings(benchmark.timer)
-    for number, case in enumerate(QUICK_CASES if quick else BFLOAT16_CASES):
-        benchmark.measure(case, ("divprune", "idpruner", "mmr") if number < 2 else ("divprune", "idpruner"))
+    for place, case in enumerate(QUICK_CASES if quick else BFLOAT16_CASES):
+        benchmark.measure(case, ("divprune", "idpruner", "mmr") if place < 2 else ("divprune", "idpruner"))
     if not quick:
         for case in OTHER_CASES:
             benchmark.measure(case, ("divprune", "idpruner"))
@@ -778,7 +753,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     print(details(result))
     if not options.quick:
-        put_into_readme(summary(result), ROOT / "README.md")
+        put_into_readme(BEGIN, END, summary(result), ROOT / "README.md")
     return 1 if any(row["implementation"] == OPERATOR and row["times"] is None for row in result["rows"]) else 0
 
 

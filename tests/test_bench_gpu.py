@@ -340,7 +340,7 @@ def test_the_result_is_named_after_the_device():
     ],
 )
 def test_numbers_have_three_digits(value, expected):
-    assert gpu._number(value) == expected
+    assert gpu.number(value) == expected
 
 
 def test_tables_have_a_line_for_each_operator_and_each_row():
@@ -371,15 +371,15 @@ def test_the_table_replaces_the_one_in_the_readme(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{gpu.BEGIN}\nold\n{gpu.END}\nafter\n")
     for table in ("| first |", "| second |"):
-        assert gpu.put_into_readme(table, readme)
+        assert gpu.put_into_readme(gpu.BEGIN, gpu.END, table, readme)
         assert readme.read_text() == f"before\n{gpu.BEGIN}\n{table}\n{gpu.END}\nafter\n"
     assert capsys.readouterr().err == ""
     for text in ("", f"{gpu.BEGIN}\n", f"{gpu.END}\n{gpu.BEGIN}\n"):
         readme.write_text(text)
-        assert not gpu.put_into_readme("| table |", readme)
+        assert not gpu.put_into_readme(gpu.BEGIN, gpu.END, "| table |", readme)
         assert readme.read_text() == text
         assert "README.md is unchanged: expected the markers" in capsys.readouterr().err
-    assert not gpu.put_into_readme("| table |", tmp_path / "missing.md")
+    assert not gpu.put_into_readme(gpu.BEGIN, gpu.END, "| table |", tmp_path / "missing.md")
     assert not (tmp_path / "missing.md").exists()
 
 
