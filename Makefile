@@ -10,10 +10,10 @@ SANITIZED := build/sanitized
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench gpu gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
+.PHONY: help build demo test test-all bench bench-e2e gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/requirements: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,9 @@ $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
 bench: build $(VENV)/peers ## the operators beside their peers into bench/results and README.md; BENCH_OPTIONS=--quick for two minutes
 	$(PY) -m pytest bench -rs --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
 
+bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and README.md; E2E_OPTIONS
+	$(PY) -m bench.end_to_end $(E2E_OPTIONS)
+
 gpu-build:
 	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
@@ -53,6 +56,9 @@ gpu: gpu-build ## on a machine with a GPU: the `gpu` tests, then the benchmark i
 	started=$$(date +%s); \
 	$(GPU_PYTHON) -m pytest -q -m "gpu and not slow" && \
 	$(GPU_PYTHON) -m bench.gpu --budget $$((430 - $$(date +%s) + started)) $(GPU_OPTIONS)
+
+gpu-e2e: gpu-build ## on a machine with a GPU: bench-e2e there, at full depth
+	$(GPU_PYTHON) -m bench.end_to_end --device cuda $(E2E_OPTIONS)
 
 # The allocator's cache would hide accesses beyond a tensor from memcheck.
 gpu-sanitize: gpu-build ## on a machine with a GPU: memcheck, then racecheck, over a short selection of the `gpu` tests
