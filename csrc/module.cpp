@@ -28,8 +28,12 @@ pybind11::dict build_info() {
   return info;
 }
 
-// Handlers of signals, Ctrl-C among them, run on Python's main thread only, and when it asks for them.
+unsigned long main_thread;
+
+// Handlers of signals, Ctrl-C among them, run on Python's main thread only, and when it asks for them. Another thread
+// must not even ask: while the interpreter ends, taking its lock ends the thread.
 void run_signal_handlers() {
+  if (PyThread_get_thread_ident() != main_thread) return;
   const pybind11::gil_scoped_acquire lock;
   if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
 }
@@ -42,5 +46,6 @@ void run_signal_handlers() {
 PYBIND11_MODULE(_C, m) {
   m.attr("namespace") = TOKENPRUNE_STRING(TOKENPRUNE_NATIVE_NAMESPACE);
   m.def("build_info", &build_info);
+  main_thread = pybind11::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   tokenprune::cpu::throw_if_interrupted = run_signal_handlers;
 }

@@ -87,6 +87,13 @@ def test_a_non_finite_row_is_nobodys_nearest_neighbour(backend, bad):
     assert scores.tolist() == [2.0, 2.0, -INF]
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_non_finite_row_is_not_the_nearest_of_the_next_row(backend, place):
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    x = torch.cat([rows[:place], torch.tensor([[3e19, 0.0]]), rows[place:]])
+    assert ops.divprune(x, 3).tolist() == [*(i for i in range(3) if i != place), place]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dot_product_that_overflows_between_finite_rows(backend, method):
     # Both sums of squares round to the largest float32, their dot product to infinity.

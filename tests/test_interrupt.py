@@ -1,26 +1,61 @@
-"""Ctrl-C in the middle of a long selection."""
-
-import subprocess
-import sys
+"""Signals in the middle of a long selection, Ctrl-C above all."""
 
 import pytest
 
-# Each would take minutes.
-LONG = {"rows of one item": "(120_000, 1_024)", "items": "(200, 6_000, 1_024)"}
+from tests.test_backends import python
 
-CODE = """
-import os, signal, threading, torch, tokenprune_kernels
-x = torch.randn({shape}[-2:]).expand({shape})
+SELECT = """
+import os, signal, sys, threading, time, torch, tokenprune_kernels
+torch.set_num_threads(2)
+rows = torch.randn(60_000, 256)
+def dense(*items):
+    return torch.ops.tokenprune.divprune(rows[: items[0]].expand(len(items), -1, -1), min(items[0], 8_000))
+def ragged(*items):
+    starts = torch.tensor([0, *items]).cumsum(0).int()
+    kept = torch.tensor([0, *(min(count, 8_000) for count in items)]).cumsum(0).int()
+    return torch.ops.tokenprune.divprune_varlen(rows, starts, kept, int(kept[-1]), max(items))
+"""
+
+INTERRUPT = """
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
-    torch.ops.tokenprune.divprune(x, 5_000)
+    {call}
 except KeyboardInterrupt:
-    print(torch.ops.tokenprune.divprune(x[..., :9, :], 2).shape[-1], "picks after the interruption")
+    print(torch.ops.tokenprune.divprune(rows[:9], 2).shape[-1], "picks after the interruption")
 """
 
 
-@pytest.mark.parametrize("shape", LONG)
-def test_a_long_selection_can_be_interrupted(shape):
-    code = CODE.format(shape=LONG[shape])
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+# Each takes many seconds, whatever threads it is shared among.
+@pytest.mark.parametrize(
+    "call",
+    [
+        "dense(60_000)",
+        "dense(30_000, 30_000)",
+        "dense(*[12_000] * 200)",
+        "ragged(57_000, 3_000)",
+        "ragged(3_000, 57_000)",
+        "ragged(30_000, 25_000)",
+    ],
+)
+def test_a_long_selection_can_be_interrupted(call):
+    result = python(SELECT + INTERRUPT.format(call=call))
     assert result.stdout.strip() == "2 picks after the interruption", result.stderr
+
+
+def test_a_handler_may_change_the_number_of_threads():
+    code = """
+expected = torch.ops.tokenprune.divprune(rows[:20_000], 500)
+signal.signal(signal.SIGALRM, lambda *_: (torch.set_num_threads(64), print("handled")))
+signal.setitimer(signal.ITIMER_REAL, 0.3, 0.1)
+print(torch.equal(torch.ops.tokenprune.divprune(rows[:20_000], 500), expected))
+"""
+    lines = python(SELECT + code).stdout.split()
+    assert lines[-1] == "True"
+    assert "handled" in lines
+
+
+@pytest.mark.parametrize("call", ["dense(30_000)", "dense(30_000, 30_000)"])
+def test_a_selection_in_a_daemon_thread_lets_the_process_end(call):
+    code = f"threading.Thread(target=lambda: {call}, daemon=True).start(); time.sleep(0.5); print('end')"
+    result = python(SELECT + code)
+    assert (result.stdout.strip(), result.returncode) == ("end", 0), result.stderr

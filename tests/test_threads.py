@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.inputs import gaussian_tokens, ops
+from tests.test_varlen import prefix_sums
 
 TASKS = Path("/proc/self/task")
 
@@ -33,3 +34,12 @@ def test_two_threads_share_the_work(threads, batch):
     threads(1)
     ops.divprune(x, 1)  # meanwhile the other thread stops spinning
     assert shares(lambda: ops.divprune(x, 1))[0] > 0.95
+
+
+@pytest.mark.parametrize("lengths", [(3_000, 64), (64, 3_000), (1_500, 1_500, 1_500), (2_000, *[200] * 20)], ids=str)
+def test_two_threads_share_a_ragged_batch(threads, lengths):
+    x = gaussian_tokens(sum(lengths), 512)
+    sums = prefix_sums(*lengths), prefix_sums(*(length // 10 for length in lengths))
+    threads(2)
+    ops.divprune_varlen(x, *sums, sum(lengths), max(lengths))
+    assert shares(lambda: ops.divprune_varlen(x, *sums, sum(lengths), max(lengths)))[1] > 0.2

@@ -20,9 +20,9 @@ inline ForcedBlockSizes forced_block_sizes;
 
 inline BlockSizes block_sizes(std::int64_t count) {
   BlockSizes sizes = count < 1024 ? BlockSizes{128, 32, 32} : BlockSizes{256, 64, 32};
-  if (const std::int64_t forced = forced_block_sizes.front) sizes.front = forced;
-  if (const std::int64_t forced = forced_block_sizes.candidates) sizes.candidates = forced;
-  if (const std::int64_t forced = forced_block_sizes.outliers) sizes.outliers = forced;
+  if (const std::int64_t forced = forced_block_sizes.front; forced > 0) sizes.front = forced;
+  if (const std::int64_t forced = forced_block_sizes.candidates; forced > 0) sizes.candidates = forced;
+  if (const std::int64_t forced = forced_block_sizes.outliers; forced > 0) sizes.outliers = forced;
   return sizes;
 }
 

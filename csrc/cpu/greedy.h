@@ -79,6 +79,7 @@ class Greedy {
     const Key first = policy_.first_pick(item_, parallel);
     if (first.index == kNoKey.index) return;
     pick(first);
+    if (picks_.complete()) return;
     std::fill(item_.running_maximum.begin(), item_.running_maximum.end(), -kInfinity);
     selected_.append({first.index}, parallel);
     std::vector<std::int64_t> others;
@@ -147,6 +148,7 @@ class Greedy {
         end);
   }
 
+  // Everything beats kNoKey: then there is no row outside.
   static bool beats(Key key, Key outside) { return outside.index == kNoKey.index || comes_before(key, outside); }
 
   void pick_non_finite() {

@@ -21,7 +21,7 @@ enum class RowState : std::uint8_t { candidate, non_finite, selected };
 
 // Rows per parallel task, so that a task is worth handing to a thread.
 inline std::int64_t grain(std::int64_t multiply_adds_per_row) {
-  constexpr std::int64_t kMultiplyAddsPerTask = 1 << 17;
+  constexpr std::int64_t kMultiplyAddsPerTask = 1 << 20;
   return std::max<std::int64_t>(1, kMultiplyAddsPerTask / std::max<std::int64_t>(1, multiply_adds_per_row));
 }
 
@@ -31,7 +31,8 @@ struct Item {
   DotProducts<T> products = dot_products<T>();
   std::vector<float> reciprocal_norm = std::vector<float>(rows.count);
   std::vector<RowState> state = std::vector<RowState>(rows.count);
-  std::vector<float> running_maximum = std::vector<float>(rows.count, -kInfinity);  // max similarity to the selected
+  // Of each row, the largest similarity to a selected one; before the first pick, to any other row known so far.
+  std::vector<float> running_maximum = std::vector<float>(rows.count, -kInfinity);
 
   float similarity_of(std::int64_t i, std::int64_t j, float dot) const {
     return similarity(dot, reciprocal_norm[i], reciprocal_norm[j]);

@@ -51,13 +51,15 @@ class OutlierSearch {
   // Moves the rows with the best bounds into the block.
   template <class Parallel>
   void take_block(Parallel& parallel) {
-    const auto end = alive_.begin() + std::min<std::int64_t>(block_.capacity(), alive_.size());
-    std::nth_element(alive_.begin(), end - 1, alive_.end(),
-                     [&](std::int64_t i, std::int64_t j) { return comes_before(key(i), key(j)); });
+    std::vector<Key> keys;
+    for (const std::int64_t i : alive_) keys.push_back(key(i));
+    const auto last = keys.begin() + std::min<std::int64_t>(block_.capacity(), keys.size()) - 1;
+    std::nth_element(keys.begin(), last, keys.end(), comes_before);
+    const auto end = std::stable_partition(alive_.begin(), alive_.end(),
+                                           [&](std::int64_t i) { return !comes_before(*last, key(i)); });
     block_.clear();
     block_.append({alive_.begin(), end}, parallel);
     alive_.erase(alive_.begin(), end);
-    std::sort(alive_.begin(), alive_.end());  // in the order in which they lie in memory
   }
 
   template <class Parallel>
