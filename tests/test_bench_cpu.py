@@ -14,7 +14,8 @@ from bench.budget import Budget
 from bench.cpu import bound, cases, compiled, implementations, inputs, measure, memory, rates, record, table
 from bench.cpu.cases import Case
 from bench.cpu.implementations import OPERATOR
-from bench.cpu.rows import Row, Times, compare
+from bench.cpu.rows import Row, compare
+from bench.times import Times
 
 SMALL = inputs.clustered(40)
 BATCH = dataclasses.replace(SMALL, items=2, make=lambda: torch.stack([SMALL.make(), SMALL.make().flip(0)]))

@@ -1,5 +1,6 @@
 """Pruning switched on and off, and the inputs of a forward pass under it."""
 
+import copy
 import gc
 
 import pytest
@@ -175,3 +176,43 @@ def test_extra_options_of_a_call_are_passed_on():
         output = model(**inputs, output_hidden_states=True, logits_to_keep=1)
     assert output.logits.shape[1] == 1
     assert output.hidden_states[0].shape[1] < inputs["input_ids"].shape[1]
+
+
+def test_a_generate_that_was_set_since_then_stays():
+    model = model_of("llava")
+    handle = enable_pruning(model, **PRUNING)
+    model.generate = later = lambda **options: None
+    try:
+        handle.remove()
+        assert model.generate is later
+    finally:
+        del model.generate
+
+
+@torch.no_grad()
+def test_positions_of_one_row_are_those_of_all():
+    model, inputs = model_of("llava"), batch("llava", "ttItt", "ttItt")
+    positions = torch.arange(inputs["input_ids"].shape[1])[None]
+    with enable_pruning(model, **PRUNING):
+        expected = model(**inputs, position_ids=positions.repeat(2, 1)).logits
+        assert torch.equal(model(**inputs, position_ids=positions).logits, expected)
+
+
+@torch.no_grad()
+def test_inputs_that_are_none_are_none():
+    model, inputs = model_of("llava"), batch("llava", "ttIt")
+    with enable_pruning(model, **PRUNING):
+        expected = model(**inputs).logits
+        given = inputs | {"attention_mask": None, "labels": None, "position_ids": None}
+        assert torch.equal(model(**given).logits, expected)
+
+
+def test_new_padding_is_the_padding_token():
+    model, inputs = copy.deepcopy(model_of("llava")), batch("llava", "ttItt", "ttIIt")
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        config.pad_token_id = None
+    model.config.get_text_config().pad_token_id = 5
+    pruned = prune_inputs(model, inputs, keep_ratio=0.3)
+    assert set(pruned["input_ids"][pruned["attention_mask"] == 0].tolist()) <= {0, 5}
+    model.config.get_text_config().pad_token_id = -1
+    assert (prune_inputs(model, inputs, keep_ratio=0.3)["input_ids"] >= 0).all()

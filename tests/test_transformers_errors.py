@@ -131,3 +131,32 @@ def test_the_package_does_not_import_transformers():
     subprocess.run(
         [sys.executable, "-c", "import sys, tokenprune_kernels; assert 'transformers' not in sys.modules"], check=True
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": torch.zeros(2, 50)}, r"labels to have the shape of input_ids, \[2, 20\], got shape \[2, 50\]"),
+        ({"token_type_ids": [0]}, r"token_type_ids to have the shape of input_ids, \[2, 20\], got list"),
+        ({"position_ids": torch.arange(9)[None]}, r"position_ids to have the shape of input_ids, \[2, 20\], got shape"),
+        (
+            {"position_ids": torch.arange(10).repeat(2, 2), "attention_mask": None},
+            "one sequence in each row of input_ids, got position_ids that start again within one",
+        ),
+    ],
+)
+def test_inputs_that_do_not_go_with_the_prompt(given, message):
+    inputs = batch("llava", "ttItt", "ttItt")
+    assert inputs["input_ids"].shape == (2, 20)
+    with pytest.raises(ValueError, match=f"^prune_inputs: expected {message}"):
+        prune_inputs(model_of("llava"), inputs | given, k=3)
+
+
+def test_what_is_wrong_whatever_the_inputs_is_said_at_once():
+    for options, message in (
+        ({"method": "typo"}, "method to be one of divprune, mmr, idpruner, got 'typo'"),
+        ({"method": "idpruner"}, "importance to be a tensor with method 'idpruner', got None"),
+        ({"lam": 0.5}, "lam to be None with method 'divprune', got 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            enable_pruning(model_of("llava"), k=4, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -316,17 +317,9 @@ def prune(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
     """
-    if method not in _WEIGHT_OF:
-        raise ValueError(f"prune: expected method to be one of {', '.join(_WEIGHT_OF)}, got {method!r}")
     weights = {"relevance": relevance, "importance": importance}
-    weight_name = _WEIGHT_OF[method]
-    for name, weight in weights.items():
-        if (weight is None) == (name == weight_name):
-            rule, got = ("a tensor", None) if weight is None else (None, "a tensor")
-            raise ValueError(f"prune: expected {name} to be {rule} with method {method!r}, got {got}")
-    weight = weights[weight_name] if weight_name else None
-    if weight is None and lam is not None:
-        raise ValueError(f"prune: expected lam to be None with method {method!r}, got {lam}")
+    check_method("prune", method, weights, lam)
+    weight = weights.get(_WEIGHT_OF[method] or "")
     lams = () if weight is None else (0.5 if lam is None else lam,)
     if cu_seqlens is None:
         for name, value in {"cu_k": cu_k, "total_k": total_k, "max_seqlen": max_seqlen}.items():
@@ -342,6 +335,18 @@ def prune(
         raise ValueError("prune: expected cu_k to be a tensor with cu_seqlens, got None")
     indices = _select_varlen(method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lams, sorted, False)
     return _gather_packed(x, indices)
+
+
+def check_method(name: str, method: str, weights: Mapping[str, Any], lam: float | None) -> None:
+    """Raises in the name of `name` unless the method is known, has its weight and no other, and no lam without one."""
+    if method not in _WEIGHT_OF:
+        raise ValueError(f"{name}: expected method to be one of {', '.join(_WEIGHT_OF)}, got {method!r}")
+    for argument, weight in weights.items():
+        if (weight is None) == (argument == _WEIGHT_OF[method]):
+            rule, got = ("a tensor", None) if weight is None else (None, _summary(weight))
+            raise ValueError(f"{name}: expected {argument} to be {rule} with method {method!r}, got {got}")
+    if _WEIGHT_OF[method] is None and lam is not None:
+        raise ValueError(f"{name}: expected lam to be None with method {method!r}, got {lam}")
 
 
 def _summary(value: Any) -> Any:

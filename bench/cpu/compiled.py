@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from bench.child import output_within
+from bench.times import Times
 from python_ref import published
 
 from .cases import LAM, Case, task
 from .inputs import photograph
 from .measure import judge
-from .rows import Row, Times
+from .rows import Row
 
 LOOPS = {"divprune": published.running_minimum_divprune, "idpruner": published.published_idpruner}
 NAMES = {"divprune": "running-minimum loop, torch.compile", "idpruner": "published IDPruner loop, torch.compile"}
@@ -41,7 +42,7 @@ def compiled_row(case: Case, seconds: float) -> Row:
     command = [sys.executable, "-m", __name__, case.method, case.dtype_name]
     answer = json.loads(output_within(seconds, command).splitlines()[-1])
     judge(row, task(case), torch.tensor(answer["picks"]), None)
-    row.times = Times.of(answer["seconds"])
+    row.times = Times.of([1e3 * seconds for seconds in answer["seconds"]])
     row.note = row.note or answer["note"]
     return row
 

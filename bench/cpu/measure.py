@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from bench import gate
+from bench.times import Times
 
 from .cases import LAM, Task
 from .implementations import OPERATOR, Select
-from .rows import Row, Times
+from .rows import Row
 
 SAMPLING_SECONDS = 1.0
 LEAST_ROUNDS, MOST_ROUNDS = 3, 50
@@ -44,7 +45,7 @@ def measure(row: Row, task: Task, select: Select, right: Tensor | None, timer: T
     if gate.changed(results, expected):
         row.correct, row.note = False, "the timed calls picked otherwise than the checked one"
     if samples and (row.correct or not ours):
-        row.times = Times.of(samples)
+        row.times = Times.of([1e3 * seconds for seconds in samples])
     return expected
 
 

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bench.times import Times
 
 from .cases import Case
 from .implementations import OPERATOR
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of one call."""
-
-    median: float
-    least: float
-    most: float
-    samples: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Times:
-        each = [1e3 * second for second in seconds]
-        return cls(statistics.median(each), min(each), max(each), len(each))
 
 
 @dataclass

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
+from bench.times import Times
+
 SHORT_SAMPLES = 5
 SHORT_SAMPLE_MILLISECONDS = 20.0
 MOST_CALLS = 50
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of one call."""
-
-    median: float
-    least: float
-    most: float
-    samples: int
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Times:
-        return cls(statistics.median(samples), min(samples), max(samples), len(samples))
 
 
 def milliseconds(device: str) -> float:

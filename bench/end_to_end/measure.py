@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from bench.end_to_end import memory
-from bench.end_to_end.clock import LayerClock, Times, milliseconds, short_times, stands_for
+from bench.end_to_end.clock import LayerClock, milliseconds, short_times, stands_for
 from bench.end_to_end.models import TEXT_TOKENS, FullSize, build, placeholder_id, prompt, stacks
 from bench.end_to_end.selection import Loop, encoded_once, mistake, selecting_by
+from bench.times import Times
 from python_ref import published
 from tokenprune_kernels.integrations.transformers import prune_inputs
 from tokenprune_kernels.metrics import prefill_flops

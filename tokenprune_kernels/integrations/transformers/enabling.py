@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from .families import family_of
+from .prompt import behind_prompt, with_whole_prompt
 from .pruning import Pruning, has_pixels
 
 
 def enable_pruning(model: Any, **options: Any) -> PruningHandle:
     """Has ``generate`` and the forward pass of a model prune the images and videos that they are given.
 
-    ``generate`` returns the caller's prompt followed by the new tokens, as without pruning; ``max_length`` and
-    ``min_length`` count that prompt too. A forward pass with pixel values returns the logits of the shortened sequence,
+    ``generate`` returns the caller's prompt followed by the new tokens, as without pruning; ``max_length``,
+    ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer know that prompt
+    too. A forward pass with pixel values returns the logits of the shortened sequence,
     and the loss of the labels that stay, with gradients. Calls without pixel values, such as those that decode with a
-    cache, pass through: a decoding loop of one's own has to give them ``position_ids`` if ``positions="original"``.
+    cache, pass through: a decoding loop of your own counts masks and positions from the shortened prompt.
 
     Args:
         model: a model of one of the supported families (``...ForConditionalGeneration``).
@@ -45,20 +47,22 @@ class PruningHandle:
         self._model = model
         self._pruning = pruning
         self._generate = model.generate
-        self._own_generate = {name: value for name, value in vars(model).items() if name == "generate"}
+        self._replaced = vars(model).get("generate")  # None where it is the class's own
         self._state = {name: getattr(model.model, name) for name in family.state}
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._hook = model.register_forward_pre_hook(self._prune_forward, with_kwargs=True)
         model.generate = self._pruned_generate
 
     def remove(self) -> None:
-        """Restores the model; the second time, does nothing."""
+        """Restores the model; the second time, does nothing. A ``generate`` that was set since then stays."""
         if self._hook is None:
             return
         self._hook.remove()
         self._hook = None
-        del self._model.generate
-        vars(self._model).update(self._own_generate)
+        if vars(self._model).get("generate") == self._pruned_generate:
+            del self._model.generate
+            if self._replaced is not None:
+                self._model.generate = self._replaced
         for name, value in self._state.items():
             setattr(self._model.model, name, value)
 
@@ -79,16 +83,23 @@ class PruningHandle:
         with torch.no_grad():
             pruned = self._pruning(self._model, kwargs)
         prompt, length = kwargs["input_ids"], pruned["input_ids"].shape[1]
-        config = kwargs.get("generation_config") or next(iter(args), None) or self._model.generation_config
+        config = kwargs.get("generation_config") or next(iter(args), None)
         for limit, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            value, instead = (kwargs.get(name, getattr(config, name, None)) for name in (limit, alternative))
+            value, instead = (self._setting(name, kwargs, config) for name in (limit, alternative))
             if value and instead is None:
                 pruned[limit] = max(0, value - (prompt.shape[1] - length))
+        beams, sequences = (self._setting(name, kwargs, config) or 1 for name in ("num_beams", "num_return_sequences"))
+        pruned.update(with_whole_prompt(kwargs, prompt, length, sequences if beams == 1 else 1))
         result = self._generate(None, *args, **pruned)
         if isinstance(result, Tensor):
-            return _with_prompt(prompt, result[:, length:])
-        result.sequences = _with_prompt(prompt, result.sequences[:, length:])
+            return behind_prompt(prompt, result[:, length:])
+        result.sequences = behind_prompt(prompt, result.sequences[:, length:])
         return result
+
+    def _setting(self, name: str, kwargs: dict[str, Any], config: Any) -> Any:
+        """As ``generate`` finds it: in its arguments, the given configuration, or the model's own."""
+        found = (kwargs.get(name), getattr(config, name, None), getattr(self._model.generation_config, name, None))
+        return next((value for value in found if value is not None), None)
 
     def _has_placeholders(self, inputs: dict[str, Any]) -> bool:
         input_ids, config = inputs.get("input_ids"), self._model.config
@@ -110,9 +121,3 @@ def _refuse_filled_cache(inputs: dict[str, Any]) -> None:
             "enable_pruning: expected an empty cache for a prompt with images or videos, as the one that filled it was "
             f"shortened, got past_key_values of {cache.get_seq_length()} tokens"
         )
-
-
-def _with_prompt(prompt: Tensor, new_tokens: Tensor) -> Tensor:
-    """The new tokens ``[B * sequences, new]``, each behind the prompt ``[B, L]`` that it continues."""
-    prompts = prompt.to(new_tokens.device).repeat_interleave(len(new_tokens) // len(prompt), dim=0)
-    return torch.cat([prompts, new_tokens], dim=1)

@@ -78,7 +78,7 @@ class _Groups:
 
 
 class PrunedInputs(UserDict[str, Any]):
-    """Model inputs as a mapping, like a processor's.
+    """Model inputs as a mapping.
 
     ``generate`` edits encoder outputs in place, so every look at ``mm_encoder_outputs`` makes new ones.
     """

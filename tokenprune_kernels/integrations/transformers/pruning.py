@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...selectors import check_method
 from .families import family_of
 from .family import PIXELS, Family, Features
 from .hand_over import HandedOver, Pruned, PrunedInputs, hand_over
@@ -65,8 +66,10 @@ def prune_inputs(
             rather than as candidates like any other.
 
     Returns:
-        A new mapping, good for any number of calls; rows that were padded are padded on the same side, others on the
-        left. The encoder runs without gradients; ``enable_pruning`` keeps them.
+        A new mapping, good for any number of calls of ``generate`` (a plain ``dict`` of it for one); rows that were
+        padded are padded on the same side, others on the left. The encoder runs without gradients; ``enable_pruning``
+        keeps them. A decoding loop of your own counts masks and positions from the shortened prompt; where it
+        interleaves prompts on a Qwen-VL model, which keeps the offset of its last one, it has to pass ``position_ids``.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -97,6 +100,9 @@ class Pruning:
 
     def __post_init__(self) -> None:
         check_budget(self.k, self.keep_ratio)
+        check_method(
+            "prune_inputs", self.method, {"relevance": self.relevance, "importance": self.importance}, self.lam
+        )
         if self.scope not in ("item", "batch"):
             raise ValueError(f"prune_inputs: expected scope to be 'item' or 'batch', got {self.scope!r}")
         check_importance("importance", self.importance)
@@ -106,11 +112,16 @@ class Pruning:
         """The pruned inputs, see ``prune_inputs``."""
         family = family_of(model)
         positions = self._positions(model, family)
-        inputs = {name: value for name, value in inputs.items() if value is not None}
+        # Looking at pruned inputs would use them up.
+        given = inputs.data if isinstance(inputs, PrunedInputs) else inputs
+        inputs = {name: value for name, value in given.items() if value is not None}
         if not has_pixels(inputs):
             return PrunedInputs(inputs)
         _check_inputs(model, family, inputs)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        if "position_ids" in inputs:
+            position_ids = inputs["position_ids"]
+            inputs["position_ids"] = position_ids.expand(*position_ids.shape[:-2], *inputs["input_ids"].shape)
         features = self._encode(model, family, inputs)
         kept = self._kept(model, family, inputs, features)
         keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
@@ -190,17 +201,33 @@ def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None
     if input_ids is None or input_ids.dim() != 2:
         got = "none" if input_ids is None else f"shape {list(input_ids.shape)}"
         raise ValueError(f"prune_inputs: expected input_ids of shape [B, L] beside the pixel values, got {got}")
-    mask = inputs.get("attention_mask")
-    if mask is not None and mask.shape != input_ids.shape:
+    for name in (*FILL, "position_ids"):
+        if name not in inputs:
+            continue
+        shape = list(inputs[name].shape) if isinstance(inputs[name], Tensor) else None
+        of_one_row = name == "position_ids" and shape is not None and shape[-2:] == [1, input_ids.shape[1]]
+        if shape is None or (shape[-2:] != list(input_ids.shape) and not of_one_row):
+            got = type(inputs[name]).__name__ if shape is None else f"shape {shape}"
+            raise ValueError(
+                f"prune_inputs: expected {name} to have the shape of input_ids, {list(input_ids.shape)}, got {got}"
+            )
+    if "attention_mask" not in inputs and _starts_again(inputs.get("position_ids")):
         raise ValueError(
-            f"prune_inputs: expected attention_mask to have the shape of input_ids, {list(input_ids.shape)}, "
-            f"got shape {list(mask.shape)}"
+            "prune_inputs: expected one sequence in each row of input_ids, got position_ids that start again within one"
         )
     for modality, name in PIXELS.items():
         if name in inputs and modality not in family.modalities:
             raise ValueError(f"prune_inputs: expected no {name} for {type(model).__name__}, got some")
     if "mm_encoder_outputs" in inputs:
         raise ValueError("prune_inputs: expected no mm_encoder_outputs beside pixel values, got some")
+
+
+def _starts_again(position_ids: Tensor | None) -> bool:
+    """Whether several sequences are packed into a row: of (t, h, w) alone, that cannot be told."""
+    if position_ids is None or (position_ids.dim() == 3 and len(position_ids) != 4):
+        return False
+    numbers = position_ids[0] if position_ids.dim() == 3 else position_ids
+    return bool((numbers.diff() < 0).any())
 
 
 def _shorten(
@@ -236,4 +263,5 @@ def _reads_as_packed(position_ids: Tensor, attention_mask: Tensor) -> bool:
 
 def _padding_id(model: Any) -> int:
     configs = (model.generation_config, model.config, model.config.get_text_config())
-    return next((config.pad_token_id for config in configs if getattr(config, "pad_token_id", None) is not None), 0)
+    token_ids = (getattr(config, "pad_token_id", None) for config in configs)
+    return next((token_id for token_id in token_ids if token_id is not None and token_id >= 0), 0)

@@ -68,7 +68,10 @@ class VisionSelectorScorer(nn.Module):
                 f"from_pretrained: expected the tensors under prefix {prefix!r} to be {', '.join(_TENSORS)}, "
                 f"got {', '.join(sorted(tensors)[:8]) or 'none'}"
             )
-        hidden, dimensions = tensors["q_proj.weight"].shape
+        shape = list(tensors["q_proj.weight"].shape)
+        if len(shape) != 2:
+            raise ValueError(f"from_pretrained: expected {prefix}q_proj.weight to have shape [h, D], got shape {shape}")
+        hidden, dimensions = shape
         shapes = {"weight": [hidden, dimensions], "bias": [hidden]}
         for name, tensor in tensors.items():
             expected = shapes[name.rpartition(".")[2]]
@@ -112,9 +115,11 @@ def _locate(source: str | Path, name: str, revision: str | None) -> Path | None:
         path = Path(source) / name
         return path if path.is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(str(source), name, revision=revision))
+    except LocalEntryNotFoundError:  # the hub was not reached
+        raise
     except EntryNotFoundError:
         return None
