@@ -219,3 +219,17 @@ def test_pickled_weights_are_not_read(tmp_path):
     torch.save(scorer_tensors(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="got none"):
         VisionSelectorScorer.from_pretrained(tmp_path)
+
+
+def test_class_attention_counts_layers_from_both_ends():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    options = {"k": 5, "method": "idpruner", "importance": "cls_attention"}
+    last = model.config.vision_config.num_hidden_layers
+    pruned = [prune_inputs(model, inputs | {"vision_feature_layer": layer}, **options) for layer in (-2, last - 1)]
+    assert torch.equal(*(handed_over("llava", each) for each in pruned))
+
+
+def test_a_prompt_without_text_has_no_similarity_to_it():
+    model, inputs = model_of("llava"), batch("llava", "I", "ttI")
+    pruned = prune_inputs(model, inputs, k=3, method="idpruner", importance="text")
+    assert ((pruned["input_ids"] == IMAGE).sum(1) == 3).all()

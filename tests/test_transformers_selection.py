@@ -140,3 +140,24 @@ def test_text_keeps_its_order_around_what_is_left():
     (expected,) = inputs["input_ids"]
     text = expected[expected != IMAGE].tolist()
     assert pruned["input_ids"].tolist() == [[*text[:3], *[IMAGE] * 2, text[3], *[IMAGE] * 3, *text[4:]]]
+
+
+def test_protected_newlines_do_not_count_towards_a_shared_budget():
+    model, inputs = model_of("llava_next"), batch("llava_next", "ttIt", "tit")
+
+    def kept(k, scope):
+        pruned = prune_inputs(model, inputs, k=k, scope=scope, protect_newlines=True)
+        return int((pruned["input_ids"] == IMAGE).sum())
+
+    newlines = kept(1, "item") - 2
+    assert newlines > 0
+    assert kept(5, "batch") == 5 + newlines
+    everything = int((inputs["input_ids"] == IMAGE).sum())
+    assert kept(10_000, "batch") == kept(10_000, "item") == everything
+
+
+def test_token_type_ids_are_shortened():
+    inputs = batch("llava", "ttItt", "tIt")
+    pruned = prune_inputs(model_of("llava"), inputs | {"token_type_ids": inputs["input_ids"]}, k=3)
+    placed = pruned["attention_mask"] != 0
+    assert torch.equal(pruned["token_type_ids"][placed], pruned["input_ids"][placed])
