@@ -6,6 +6,7 @@ from tests.test_backends import python
 
 SELECT = """
 import os, signal, sys, threading, time, torch, tokenprune_kernels
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background is started with it ignored
 torch.set_num_threads(2)
 rows = torch.randn(60_000, 256)
 def dense(*items):
