@@ -22,30 +22,31 @@ from tests.inputs import (
 pytestmark = pytest.mark.kernel
 
 COUNT = 150
-# Rows of the front, candidates, rows of an outlier block. A front of one row is the plain loop.
-PLAIN = (1, 1, COUNT)
+# Rows of the front, picks they take in at a time, candidates, rows of an outlier block, rows compared with survivors at
+# a time. A front of one row is the plain loop.
+PLAIN = (1, 64, 1, COUNT, COUNT)
 SIZES = [
     PLAIN,
-    (1, 1, 1),
-    (2, 1, 7),
-    (2, 2, 2),
-    (7, 3, 16),
-    (33, 32, 33),
-    (64, 17, 149),
-    (COUNT, 1, COUNT - 1),
-    (COUNT, COUNT, 150),
-    (10 * COUNT, 10 * COUNT, 10 * COUNT),
+    (1, 1, 1, 1, 1),
+    (2, 3, 1, 7, 8),
+    (2, 16, 2, 2, 100),
+    (7, 2, 3, 16, 33),
+    (33, 8, 32, 33, 20),
+    (64, 64, 17, 149, 1),
+    (COUNT, 1, 1, COUNT - 1, COUNT),
+    (COUNT, 64, COUNT, 150, 7),
+    (10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT),
 ]
 
 
 @contextlib.contextmanager
-def block_sizes(front, candidates, outliers):
+def block_sizes(*sizes):
     force = torch.ops.tokenprune_native._force_block_sizes
-    force(front, candidates, outliers)
+    force(*sizes)
     try:
         yield
     finally:
-        force(0, 0, 0)
+        force(0, 0, 0, 0, 0)
 
 
 def few_distinct_rows():
@@ -100,7 +101,7 @@ def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0, 0, 0)], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_size_matches_the_oracle(method, sizes):
     with block_sizes(*sizes):
@@ -117,7 +118,7 @@ def test_every_size_matches_the_oracle(method, sizes):
 def test_sizes_and_threads_in_full_size(threads, method, tokens):
     x, weight = tokens(1_400, 64), random_weight(1_400)
     results = []
-    for count, sizes in itertools.product((1, 2, 5), [(1, 1, 1_400), (0, 0, 0)]):
+    for count, sizes in itertools.product((1, 2, 5), [(1, 64, 1, 1_400, 1_400), (0, 0, 0, 0, 0)]):
         threads(count)
         with block_sizes(*sizes):
             results.append(scored(method, x, weight, 300))

@@ -4,25 +4,27 @@
 #include <atomic>
 #include <cstdint>
 
+#include "similarity.h"
+
 namespace tokenprune::cpu {
 
 struct BlockSizes {
   std::int64_t front;       // rows of the greedy loop that are brought up to date at a time
+  std::int64_t part;        // picks that they take in at a time, at most kTileColumns
   std::int64_t candidates;  // those of them that are picked from
   std::int64_t outliers;    // rows of the first pick
+  std::int64_t buried;      // rows that cannot be the first pick, with which those that may are compared at a time
 };
 
 // Set by tests: sizes above 0 are taken instead.
-struct ForcedBlockSizes {
-  std::atomic<std::int64_t> front{0}, candidates{0}, outliers{0};
-};
-inline ForcedBlockSizes forced_block_sizes;
+inline std::atomic<std::int64_t> forced_block_sizes[5]{};
 
 inline BlockSizes block_sizes(std::int64_t count) {
-  BlockSizes sizes = count < 1024 ? BlockSizes{128, 32, 32} : BlockSizes{256, 64, 32};
-  if (const std::int64_t forced = forced_block_sizes.front; forced > 0) sizes.front = forced;
-  if (const std::int64_t forced = forced_block_sizes.candidates; forced > 0) sizes.candidates = forced;
-  if (const std::int64_t forced = forced_block_sizes.outliers; forced > 0) sizes.outliers = forced;
+  BlockSizes sizes = count < 1024 ? BlockSizes{128, 16, 32, 64, 512} : BlockSizes{256, 16, 64, 64, 512};
+  std::int64_t* const each[] = {&sizes.front, &sizes.part, &sizes.candidates, &sizes.outliers, &sizes.buried};
+  for (int i = 0; i < 5; ++i)
+    if (const std::int64_t forced = forced_block_sizes[i]; forced > 0) *each[i] = forced;
+  sizes.part = std::min(sizes.part, kTileColumns);
   return sizes;
 }
 

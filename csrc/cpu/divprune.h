@@ -19,7 +19,7 @@ struct DivPrune {
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }
     const auto score_of = [this](std::int64_t i, float nearest) { return score(i, nearest); };
-    return OutlierSearch(item, score_of, block_sizes(item.rows.count).outliers, parallel.threads()).run(parallel);
+    return OutlierSearch(item, score_of, block_sizes(item.rows.count), parallel.threads()).run(parallel);
   }
   template <class T>
   bool take_in_first(Item<T>&, std::int64_t) const {

@@ -10,7 +10,8 @@
 
 namespace tokenprune::cpu::avx2 {
 
-constexpr int kBlock = 2;
+constexpr std::int64_t kLanes = 16;
+constexpr int kBlockRows = 2, kBlockColumns = 2;
 
 struct Lanes {
   __m256 low, high;
@@ -18,11 +19,13 @@ struct Lanes {
   TOKENPRUNE_INLINE Lanes zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   TOKENPRUNE_INLINE Lanes load(const float* p) { return {_mm256_load_ps(p), _mm256_load_ps(p + 8)}; }
   TOKENPRUNE_INLINE Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-  TOKENPRUNE_INLINE float sum(Lanes a) {
-    const __m256 eight = _mm256_add_ps(a.low, a.high);
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  TOKENPRUNE_INLINE void sums(const float* lanes, std::int64_t count, float* out) {
+    for (std::int64_t j = 0; j < count; ++j, lanes += kLanes) {
+      const __m256 eight = _mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 8));
+      const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+      const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+      out[j] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
   }
   TOKENPRUNE_TARGET __attribute__((always_inline)) inline void store(float* p) const {
     _mm256_store_ps(p, low);

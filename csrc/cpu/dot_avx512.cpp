@@ -1,4 +1,4 @@
-// Dot products with AVX-512: one register of 16 lanes, 4 x 4 rows at a time.
+// Dot products with AVX-512: one register of 16 lanes, 6 x 4 rows at a time.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@
 
 namespace tokenprune::cpu::avx512 {
 
-constexpr int kBlock = 4;
+constexpr int kBlockRows = 6, kBlockColumns = 4;
 
 template <class T>
 struct Elements {

@@ -5,7 +5,8 @@
 
 namespace tokenprune::cpu::portable {
 
-constexpr int kBlock = 2;
+constexpr std::int64_t kLanes = 16;
+constexpr int kBlockRows = 2, kBlockColumns = 2;
 
 struct Lanes {
   float value[kLanes];
@@ -21,10 +22,13 @@ struct Lanes {
     for (std::int64_t i = 0; i < kLanes; ++i) lanes.value[i] = a.value[i] + b.value[i];
     return lanes;
   }
-  static float sum(Lanes a) {
-    for (std::int64_t width = kLanes / 2; width > 0; width /= 2)
-      for (std::int64_t i = 0; i < width; ++i) a.value[i] += a.value[i + width];
-    return a.value[0];
+  static void sums(const float* lanes, std::int64_t count, float* out) {
+    for (std::int64_t j = 0; j < count; ++j, lanes += kLanes) {
+      Lanes tree = load(lanes);
+      for (std::int64_t width = kLanes / 2; width > 0; width /= 2)
+        for (std::int64_t i = 0; i < width; ++i) tree.value[i] += tree.value[i + width];
+      out[j] = tree.value[0];
+    }
   }
   void store(float* p) const { std::copy_n(value, kLanes, p); }
 };

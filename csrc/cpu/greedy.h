@@ -37,7 +37,7 @@ class Greedy {
       : item_(item),
         policy_(policy),
         picks_(picks),
-        front_size_(sizes.front),
+        sizes_(sizes),
         selected_(item, picks.k, threads),
         candidates_(item, std::min(sizes.candidates, sizes.front), threads),
         matrix_(candidates_.capacity() * candidates_.capacity()),
@@ -47,11 +47,12 @@ class Greedy {
   void run(Parallel& parallel) {
     pick_first(parallel);
     while (!picks_.complete() && !bounds_.empty()) {
-      const auto front = bounds_.begin() + std::min<std::int64_t>(front_size_, bounds_.size());
+      const auto front = bounds_.begin() + std::min<std::int64_t>(sizes_.front, bounds_.size());
       Key outside = best_behind(front, bounds_.end());
-      bring_up_to_date(front, parallel);
-      const auto candidates = bounds_.begin() + std::min<std::int64_t>(candidates_.capacity(), front - bounds_.begin());
-      outside = std::min(outside, best_behind(candidates, front), comes_before);
+      const auto able = bring_up_to_date(front, outside, parallel);
+      if (able == bounds_.begin()) continue;
+      const auto candidates = bounds_.begin() + std::min<std::int64_t>(candidates_.capacity(), able - bounds_.begin());
+      outside = std::min(outside, best_behind(candidates, able), comes_before);
       pick_from(candidates, outside, parallel);
     }
     pick_non_finite();
@@ -85,33 +86,38 @@ class Greedy {
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
       if (item_.state[i] == RowState::candidate) others.push_back(i);
-    if (!policy_.take_in_first(item_, first.index)) take_in(others, parallel);
+    if (!policy_.take_in_first(item_, first.index)) take_in(others, kNoKey, parallel);
     std::fill(taken_in_.begin(), taken_in_.end(), 1);
     for (const std::int64_t i : others) bounds_.push_back(key(i));
   }
 
-  // `others` take in the picks that they lack. Those that lack as many are best neighbours in the list.
+  // `others` take in the picks that they lack, until their bounds turn out not to beat `outside`. Those that lack as
+  // many are best neighbours in the list.
   template <class Parallel>
-  void take_in(const std::vector<std::int64_t>& others, Parallel& parallel) {
+  void take_in(const std::vector<std::int64_t>& others, Key outside, Parallel& parallel) {
     selected_.similarities(
-        others, [&](std::int64_t i) { return selected_.columns(taken_in_[i]); }, parallel,
-        [&](std::int64_t i, const float* values, Columns part, int) {
-          for (std::int64_t j = 0; j < part.count; ++j)
+        others, [&](std::int64_t i) { return taken_in_[i]; }, sizes_.part, parallel,
+        [&](std::int64_t i, const float* values, std::int64_t first, std::int64_t count, int) {
+          for (std::int64_t j = 0; j < count; ++j)
             item_.running_maximum[i] = std::max(item_.running_maximum[i], values[j]);
+          taken_in_[i] = first + count;
+          return beats(key(i), outside);
         });
-    for (const std::int64_t i : others) taken_in_[i] = selected_.size();
   }
 
+  // Brings the rows of the front up to date, and moves those to its start that still may beat `outside`; the end of
+  // these.
   template <class Parallel>
-  void bring_up_to_date(Bound end, Parallel& parallel) {
+  Bound bring_up_to_date(Bound end, Key outside, Parallel& parallel) {
     std::vector<std::int64_t> behind;
     for (Bound bound = bounds_.begin(); bound != end; ++bound)
       if (taken_in_[bound->index] < selected_.size()) behind.push_back(bound->index);
     std::sort(behind.begin(), behind.end(), [&](std::int64_t i, std::int64_t j) {
       return taken_in_[i] != taken_in_[j] ? taken_in_[i] < taken_in_[j] : i < j;
     });
-    take_in(behind, parallel);
+    take_in(behind, outside, parallel);
     for (Bound bound = bounds_.begin(); bound != end; ++bound) *bound = key(bound->index);
+    return std::partition(bounds_.begin(), end, [&](Key bound) { return beats(bound, outside); });
   }
 
   // Picks from the candidates, which end at `end`, as long as the best of them beats `outside`.
@@ -159,7 +165,7 @@ class Greedy {
   Item<T>& item_;
   const Policy& policy_;
   Picks picks_;
-  std::int64_t front_size_;
+  BlockSizes sizes_;
   Block<T> selected_;
   Block<T> candidates_;
   std::vector<float> matrix_;           // similarities among the candidates

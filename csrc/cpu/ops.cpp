@@ -392,11 +392,10 @@ TOKENPRUNE_LIBRARY(TOKENPRUNE_NATIVE_NAMESPACE, m) {
   m.def(#name ".scores(" arguments ") -> (Tensor indices, Tensor scores)", tags);
   TOKENPRUNE_OPERATORS(DEFINE)
 #undef DEFINE
-  m.def("_force_block_sizes(int front, int candidates, int outliers) -> ()",
-        [](int64_t front, int64_t candidates, int64_t outliers) {
-          tokenprune::cpu::forced_block_sizes.front = front;
-          tokenprune::cpu::forced_block_sizes.candidates = candidates;
-          tokenprune::cpu::forced_block_sizes.outliers = outliers;
+  m.def("_force_block_sizes(int front, int part, int candidates, int outliers, int buried) -> ()",
+        [](int64_t front, int64_t part, int64_t candidates, int64_t outliers, int64_t buried) {
+          const int64_t sizes[] = {front, part, candidates, outliers, buried};
+          std::copy(std::begin(sizes), std::end(sizes), tokenprune::cpu::forced_block_sizes);
         });
 }
 

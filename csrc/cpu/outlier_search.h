@@ -10,6 +10,7 @@
 
 #include "../common/order.h"
 #include "block.h"
+#include "block_sizes.h"
 
 namespace tokenprune::cpu {
 
@@ -17,10 +18,13 @@ template <class T, class Score>
 class OutlierSearch {
  public:
   // item.running_maximum holds lower bounds of the finite rows; score(i, nearest) is the score of a row.
-  OutlierSearch(Item<T>& item, const Score& score, std::int64_t block_size, int threads)
+  OutlierSearch(Item<T>& item, const Score& score, BlockSizes sizes, int threads)
       : score_(score),
         bound_(item.running_maximum),
-        block_(item, block_size, threads),
+        block_(item, sizes.outliers, threads),
+        survivors_(item, sizes.outliers, threads),
+        block_size_(std::max<std::int64_t>(1, block_.capacity() / 8)),
+        buried_size_(sizes.buried),
         matrix_(block_.capacity() * block_.capacity()),
         nearest_(threads * block_.capacity()) {
     for (std::int64_t i = 0; i < item.rows.count; ++i)
@@ -33,12 +37,8 @@ class OutlierSearch {
     while (!alive_.empty()) {
       take_block(parallel);
       compare_within_block(parallel);
-      compare(alive_, block_.columns(), parallel);
-      std::vector<std::int32_t> survivors;
-      for (std::int64_t a = 0; a < block_.size(); ++a)
-        if (is_alive(block_.row(a))) survivors.push_back(a);
-      compare(dead_, {survivors.data(), static_cast<std::int64_t>(survivors.size())}, parallel);
-      for (const std::int32_t a : survivors) best_ = std::min(best_, key(block_.row(a)), comes_before);
+      compare(alive_, block_, parallel);
+      for (const std::int64_t i : compare_with_dead(parallel)) best_ = std::min(best_, key(i), comes_before);
       bury();
     }
     return best_;
@@ -53,10 +53,11 @@ class OutlierSearch {
   void take_block(Parallel& parallel) {
     std::vector<Key> keys;
     for (const std::int64_t i : alive_) keys.push_back(key(i));
-    const auto last = keys.begin() + std::min<std::int64_t>(block_.capacity(), keys.size()) - 1;
+    const auto last = keys.begin() + std::min<std::int64_t>(block_size_, keys.size()) - 1;
     std::nth_element(keys.begin(), last, keys.end(), comes_before);
     const auto end = std::stable_partition(alive_.begin(), alive_.end(),
                                            [&](std::int64_t i) { return !comes_before(*last, key(i)); });
+    block_size_ = std::min(2 * block_size_, block_.capacity());
     block_.clear();
     block_.append({alive_.begin(), end}, parallel);
     alive_.erase(alive_.begin(), end);
@@ -70,23 +71,47 @@ class OutlierSearch {
         if (a != b) raise(bound_[block_.row(a)], matrix_[a * block_.capacity() + b]);
   }
 
-  // Raises the bounds of `others` and of the block's rows at `columns`.
+  // Compares the block's rows that are alive with those that are not, some at a time, and returns those that survive.
   template <class Parallel>
-  void compare(const std::vector<std::int64_t>& others, Columns columns, Parallel& parallel) {
-    if (columns.count == 0) return;
+  std::vector<std::int64_t> compare_with_dead(Parallel& parallel) {
+    std::vector<std::int64_t> survivors;
+    for (std::int64_t a = 0; a < block_.size(); ++a) survivors.push_back(block_.row(a));
+    const auto keep_alive = [&] {
+      survivors.erase(std::remove_if(survivors.begin(), survivors.end(), [&](std::int64_t i) { return !is_alive(i); }),
+                      survivors.end());
+    };
+    keep_alive();
+    const std::int64_t count = dead_.size();
+    for (std::int64_t begin = 0; begin < count && !survivors.empty(); begin += buried_size_) {
+      if (survivors_.size() != static_cast<std::int64_t>(survivors.size())) {
+        survivors_.clear();
+        survivors_.append(survivors, parallel);
+      }
+      compare({dead_.begin() + begin, dead_.begin() + std::min(begin + buried_size_, count)}, survivors_, parallel);
+      keep_alive();
+    }
+    survivors_.clear();
+    return survivors;
+  }
+
+  // Raises the bounds of `others` and of the block's rows.
+  template <class Parallel>
+  void compare(const std::vector<std::int64_t>& others, Block<T>& block, Parallel& parallel) {
+    if (block.size() == 0) return;
     std::fill(nearest_.begin(), nearest_.end(), -kInfinity);
-    block_.similarities(
-        others, [&](std::int64_t) { return columns; }, parallel,
-        [&](std::int64_t i, const float* values, Columns part, int thread) {
-          float* nearest = nearest_.data() + thread * block_.capacity();
-          for (std::int64_t j = 0; j < part.count; ++j) {
+    block.similarities(
+        others, [](std::int64_t) { return 0; }, kTileColumns, parallel,
+        [&](std::int64_t i, const float* values, std::int64_t first, std::int64_t count, int thread) {
+          float* nearest = nearest_.data() + thread * block.capacity() + first;
+          for (std::int64_t j = 0; j < count; ++j) {
             raise(bound_[i], values[j]);
-            raise(nearest[part.positions[j]], values[j]);
+            raise(nearest[j], values[j]);
           }
+          return true;
         });
     for (int thread = 0; thread < parallel.threads(); ++thread)
-      for (std::int64_t a = 0; a < block_.size(); ++a)
-        raise(bound_[block_.row(a)], nearest_[thread * block_.capacity() + a]);
+      for (std::int64_t a = 0; a < block.size(); ++a)
+        raise(bound_[block.row(a)], nearest_[thread * block.capacity() + a]);
   }
 
   // Moves the rows that are not alive any more.
@@ -101,6 +126,10 @@ class OutlierSearch {
   const Score& score_;
   std::vector<float>& bound_;
   Block<T> block_;
+  Block<T> survivors_;  // those rows of the block that are alive after its comparison with the others alive
+  std::int64_t
+      block_size_;  // of the next block: few rows are enough where a picture has an outlier, and noise has none
+  std::int64_t buried_size_;
   std::vector<float> matrix_;
   std::vector<float> nearest_;       // of the block's rows, by thread
   std::vector<std::int64_t> alive_;  // rows that have not been in a block and may be the top outlier

@@ -1,8 +1,6 @@
-// Rows gathered for products with many others. They lie chunk by chunk of their depth, so that what a product works on
-// at a time is close together: rows of a power-of-two stride would compete for the same few cache sets.
+// Rows gathered for products with many others, in whatever layout the dot products that read them want.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "buffer.h"
@@ -10,37 +8,38 @@
 
 namespace tokenprune::cpu {
 
-constexpr std::int64_t kChunk = 1024;
+// Rows that a panel lays out together.
+constexpr std::int64_t kPanelGroup = 16;
 
-template <class T>
 class Panel {
  public:
-  Panel(std::int64_t depth, std::int64_t capacity)
+  // `element_bytes` is what an element takes in this layout.
+  Panel(std::int64_t depth, std::int64_t capacity, std::int64_t element_bytes)
       : depth_(depth),
-        padded_depth_((depth + kPadding - 1) / kPadding * kPadding),
-        capacity_(capacity),
-        elements_(capacity * padded_depth_) {}
+        padded_depth_(padded(depth, kCacheLine)),
+        capacity_(padded(capacity, kPanelGroup)),
+        bytes_(capacity_ * padded_depth_ * element_bytes) {}
 
   std::int64_t depth() const { return depth_; }
+  std::int64_t padded_depth() const { return padded_depth_; }
+  std::int64_t capacity() const { return capacity_; }
 
-  // Row number `position` from now on is a copy of `row`.
-  void put(std::int64_t position, const T* row) {
-    for (std::int64_t begin = 0; begin < depth_; begin += kChunk)
-      std::copy_n(row + begin, std::min(kChunk, depth_ - begin), elements_.data() + offset(position, begin));
+  template <class T>
+  T* data() {
+    return reinterpret_cast<T*>(bytes_.data());
+  }
+  template <class T>
+  const T* data() const {
+    return reinterpret_cast<const T*>(bytes_.data());
   }
 
-  // The elements of a row from the start of a chunk, `begin`, up to its end.
-  const T* chunk(std::int64_t position, std::int64_t begin) const { return elements_.data() + offset(position, begin); }
-
  private:
-  static constexpr std::int64_t kPadding = kCacheLine / sizeof(T);
-
-  std::int64_t offset(std::int64_t position, std::int64_t begin) const {
-    return begin * capacity_ + position * std::min(kChunk, padded_depth_ - begin);
+  static std::int64_t padded(std::int64_t count, std::int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
   }
 
   std::int64_t depth_, padded_depth_, capacity_;
-  Buffer<T> elements_;
+  Buffer<std::byte> bytes_;
 };
 
 }  // namespace tokenprune::cpu

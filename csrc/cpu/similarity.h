@@ -1,10 +1,8 @@
 // Cosine similarity of two token rows: one fixed float32 function of the rows and their depth.
 //
-// dot(a, b) adds the products of a chunk of kChunk elements into kLanes partial sums, adds the chunks' partial sums
-// lane by lane, and the lanes as a balanced tree, half the lanes to the other half. The order depends on nothing but
-// the depth and the instruction set, so a similarity has the same bits in every tile, tail, batch and thread, and
-// dot(a, b) == dot(b, a). The chunks bound the rounding error: a lane sees at most kChunk / kLanes + depth / kChunk
-// additions.
+// The order in which a dot product's terms are added depends on nothing but the depth, the element type and the
+// instruction set, so a similarity has the same bits in every tile, tail, batch and thread, and dot(a, b) == dot(b, a).
+// Terms are added in chunks, and the chunks to each other, which bounds the rounding error.
 #pragma once
 
 #include <algorithm>
@@ -16,17 +14,29 @@
 
 namespace tokenprune::cpu {
 
-constexpr std::int64_t kLanes = 16;
+// The most rows of a tile of similarities, and its most columns.
+constexpr std::int64_t kTileRows = 32;
+constexpr std::int64_t kTileColumns = 64;
+// Floats that a tile's products may use as scratch.
+constexpr std::int64_t kTileScratch = kTileRows * kTileColumns * 16;
 
-// The dot products of the current instruction set.
+// The dot products of an instruction set.
 template <class T>
 struct DotProducts {
   // out[j] = dot(a, b[j]) for the one or two rows of b, read once.
   void (*of_row)(const T* a, const T* const* b, std::int64_t count_b, std::int64_t depth, float* out);
-  // out[i * stride_out + j] = dot(a[i], b_j), b_j being row columns[j] of the panel. `lanes` is scratch for
-  // count_a * count_b * kLanes partial sums.
-  void (*of_tile)(const T* const* a, std::int64_t count_a, const Panel<T>& panel, const std::int32_t* columns,
-                  std::int64_t count_b, float* lanes, float* out, std::int64_t stride_out);
+  // out[i * stride_out + j] = dot(a[i], row number first + j of the panel), for a tile.
+  void (*of_tile)(const T* const* a, std::int64_t count_a, const Panel& panel, std::int64_t first, std::int64_t count_b,
+                  float* scratch, float* out, std::int64_t stride_out);
+  // Rows number first, first + 1, ... of the panel, all of one group, become copies of `rows`.
+  void (*pack)(const T* const* rows, std::int64_t count, Panel& panel, std::int64_t first);
+  // Rows of a tile that leave no remainder.
+  std::int64_t tile_rows = kTileRows;
+  std::int64_t panel_element_bytes = sizeof(T);
+  // Whether of_row and of_tile add in the same order. Otherwise of_row is close to of_tile, no more.
+  bool one_order = true;
+  // Where not null: whether of_tile is accurate for a row. Products with a row for which it is not are of_row's.
+  bool (*suits_tiles)(const T* row, std::int64_t depth, float sum_of_squares) = nullptr;
 };
 
 template <class T>
