@@ -108,7 +108,7 @@ class Block {
     for (std::int64_t i = 0; i < count_others; ++i)
       for (std::int64_t j = 0; j < count; ++j) {
         float& value = values[i * stride + j];
-        value = item_.similarity_of(others[i], rows_[first + j], value);
+        value = item_.similarity_of(others[i], rows_[first + j], item_.dot_of(others[i], rows_[first + j], value));
       }
   }
 

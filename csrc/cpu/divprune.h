@@ -11,10 +11,12 @@ struct DivPrune {
 
   template <class T, class Parallel>
   Key first_pick(Item<T>& item, Parallel& parallel) const {
-    // Neighbours in a picture or a video are often alike.
+    // Neighbours in a picture or a video are often alike. A dot product by another sum than that of tiles may bound,
+    // but must not decide.
+    const float margin = item.products.one_order ? 0.0f : 2e-5f;
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
-      const float value = item.similarity_of(i, i + 1, next_row_dot[i]);
+      const float value = item.similarity_of(i, i + 1, next_row_dot[i]) - margin;
       item.running_maximum[i] = std::max(item.running_maximum[i], value);
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }

@@ -3,6 +3,22 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+// Whether there are tiles, and the kernel lets this process use them. Visible, so that tests can answer in its place
+// and emulate them.
+extern "C" __attribute__((visibility("default"), noinline)) bool tokenprune_amx_is_available() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 namespace tokenprune::cpu {
 
 std::string name(Isa isa) {
@@ -13,6 +29,8 @@ std::string name(Isa isa) {
       return "avx512";
     case Isa::avx512_bf16:
       return "avx512_bf16";
+    case Isa::amx:
+      return "amx";
     default:
       return "portable";
   }
@@ -26,6 +44,7 @@ std::vector<Isa> supported_isas() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     isas.push_back(Isa::avx512);
   if (isas.back() == Isa::avx512 && __builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::avx512_bf16);
+  if (isas.back() == Isa::avx512_bf16 && tokenprune_amx_is_available()) isas.push_back(Isa::amx);
 #endif
   return isas;
 }

@@ -6,7 +6,7 @@
 
 namespace tokenprune::cpu {
 
-enum class Isa { portable, avx2, avx512, avx512_bf16 };
+enum class Isa { portable, avx2, avx512, avx512_bf16, amx };
 
 std::string name(Isa isa);
 

@@ -31,17 +31,27 @@ struct Item {
   DotProducts<T> products = dot_products<T>();
   std::vector<float> reciprocal_norm = std::vector<float>(rows.count);
   std::vector<RowState> state = std::vector<RowState>(rows.count);
+  std::vector<std::uint8_t> suits_tiles = std::vector<std::uint8_t>(products.suits_tiles ? rows.count : 0);
   // Of each row, the largest similarity to a selected one; before the first pick, to any other row known so far.
   std::vector<float> running_maximum = std::vector<float>(rows.count, -kInfinity);
 
   float similarity_of(std::int64_t i, std::int64_t j, float dot) const {
     return similarity(dot, reciprocal_norm[i], reciprocal_norm[j]);
   }
+
+  // The dot product of two rows, given what products.of_tile says.
+  float dot_of(std::int64_t i, std::int64_t j, float of_tile) const {
+    if (suits_tiles.empty() || (suits_tiles[i] && suits_tiles[j])) return of_tile;
+    const T* other = rows.row(j);
+    float dot;
+    products.of_row(rows.row(i), &other, 1, rows.depth, &dot);
+    return dot;
+  }
 };
 
 // Norms and row states. `weight` is the importance or relevance of each row, null where the method has none. The same
-// pass over the rows leaves the dot product of each row i with row companion(i) in companion_dot[i], where there is one
-// (it is not negative).
+// pass over the rows leaves the dot product of each row i with row companion(i), by products.of_row, in
+// companion_dot[i], where there is one (it is not negative).
 template <class T, class Parallel, class Companion>
 Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, const Companion& companion,
                 std::vector<float>& companion_dot) {
@@ -58,6 +68,8 @@ Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, co
       const bool finite = std::isfinite(dots[0]) && (weight == nullptr || std::isfinite(weight[i]));
       item.state[i] = finite ? RowState::candidate : RowState::non_finite;
       item.reciprocal_norm[i] = finite ? reciprocal_norm(dots[0]) : 0.0f;
+      if (!item.suits_tiles.empty() && finite)
+        item.suits_tiles[i] = item.products.suits_tiles(rows.row(i), rows.depth, dots[0]);
     }
   });
   return item;

@@ -38,7 +38,7 @@ struct Mmr {
   }
   template <class T>
   bool take_in_first(Item<T>& item, std::int64_t first) const {
-    if (first != guess.row) return false;
+    if (first != guess.row || !item.products.one_order) return false;
     for (std::int64_t i = 0; i < item.rows.count; ++i)
       if (item.state[i] == RowState::candidate) item.running_maximum[i] = item.similarity_of(i, first, guess.dot[i]);
     return true;

@@ -16,12 +16,15 @@ TOKENPRUNE_DECLARE_PATH(portable)
 TOKENPRUNE_DECLARE_PATH(avx2)
 TOKENPRUNE_DECLARE_PATH(avx512)
 TOKENPRUNE_DECLARE_PATH(avx512_bf16)
+TOKENPRUNE_DECLARE_PATH(amx)
 #endif
 
 template <class T>
 DotProducts<T> dot_products() {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::amx:
+      return amx::products<T>();
     case Isa::avx512_bf16:
       if constexpr (std::is_same_v<T, BFloat16>) return avx512_bf16::products<T>();
       [[fallthrough]];

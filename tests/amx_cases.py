@@ -1,0 +1,113 @@
+"""What the AMX path has to show. `test_amx.py` runs this file in a process that has AMX, or an emulator of it."""
+
+import ctypes
+
+import pytest
+import torch
+
+import tokenprune_kernels
+from tests.inputs import (
+    METHODS,
+    arguments,
+    clustered_tokens,
+    exact_tokens,
+    exact_weight,
+    gaussian_tokens,
+    judged,
+    ops,
+    oracle,
+    random_weight,
+)
+from tests.test_block_sizes import PLAIN, block_sizes, scored, with_broken_rows
+
+pytestmark = pytest.mark.kernel
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+
+
+def test_the_path_is_taken():
+    assert tokenprune_kernels.build_info()["backends"]["native"]["isa"] == "amx"
+    emulator = ctypes.CDLL(None)
+    if hasattr(emulator, "amx_emulator_products"):
+        before = emulator.amx_emulator_products()
+        ops.divprune(gaussian_tokens(20, 64), 2)
+        assert emulator.amx_emulator_products() > before
+
+
+@DTYPES
+@pytest.mark.parametrize("method", METHODS)
+# Depths with and without remainders of an instruction and of a chunk; rows with and without those of a tile.
+@pytest.mark.parametrize(
+    ("count", "depth"), [(2, 5), (17, 1), (33, 31), (40, 33), (16, 512), (32, 513), (65, 1000), (90, 64)]
+)
+def test_judged(method, count, depth, dtype):
+    judged(method, gaussian_tokens(count, depth).to(dtype), random_weight(count), count)
+
+
+@DTYPES
+@pytest.mark.parametrize("method", METHODS)
+def test_ties_go_to_the_lowest_index(method, dtype):
+    x, weight = exact_tokens(70, 32, non_zeros=16).to(dtype), exact_weight(method, 70)
+    assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 70)), oracle(method, x, weight, 70)[0])
+
+
+@DTYPES
+@pytest.mark.parametrize("tokens", [lambda: clustered_tokens(90, 40, clusters=9), with_broken_rows])
+@pytest.mark.parametrize(
+    "sizes", [PLAIN, (7, 2, 3, 16, 33), (33, 20, 32, 33, 20), (1000, 64, 1000, 1000, 1000)], ids=str
+)
+def test_every_block_size_gives_the_same_bits(sizes, tokens, dtype):
+    x = tokens().to(dtype)
+    for method in METHODS:
+        weight = random_weight(len(x))
+        expected = scored(method, x, weight, 60)
+        with block_sizes(*sizes):
+            for mine, theirs in zip(scored(method, x, weight, 60), expected, strict=True):
+                assert torch.equal(mine, theirs)
+
+
+@DTYPES
+def test_every_number_of_threads_gives_the_same_bits(dtype, threads):
+    x, weight = gaussian_tokens(70, 2_100).to(dtype), random_weight(70)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append([scored(method, x, weight, 30) for method in METHODS])
+    for result in results[1:]:
+        for mine, theirs in zip(result, results[0], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def equal_elements():
+    """Rows of one direction, with elements that bfloat16 parts represent as badly as they can."""
+    worst = torch.tensor([1 + 2**-8 + 2**-16, 1 + 2**-8 - 2**-16, 1 + 2**-8 - 2**-17 + 2**-23, 1.0, 1 + 2**-9, 1.7])
+    return worst.repeat(5)[:, None].expand(-1, 64).clone()
+
+
+def few_elements():
+    x = torch.zeros(40, 100)
+    generator = torch.Generator().manual_seed(0)
+    for row in x:
+        row[torch.randperm(100, generator=generator)[:2]] = torch.rand(2, generator=generator) + 0.5
+    return x
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        equal_elements,
+        few_elements,
+        lambda: gaussian_tokens(40, 8),
+        lambda: torch.cat([equal_elements(), gaussian_tokens(30, 64)]),
+        lambda: 1e-25 * gaussian_tokens(40, 64),
+        lambda: 1e17 * gaussian_tokens(40, 64),
+    ],
+)
+def test_float32_similarities_are_accurate_whatever_the_elements(tokens):
+    x = tokens()
+    indices, scores = ops.divprune.scores(x, len(x))
+    norm = x.double().norm(dim=1).clamp_min(1e-12)
+    similarity = x.double() @ x.double().mT / (norm[:, None] * norm)
+    nearest = torch.stack([similarity[i, indices[:step]].max() for step, i in enumerate(indices.tolist()) if step > 0])
+    assert (1 - nearest - scores[1:].double()).abs().max() <= 1e-5
+    judged("divprune", x, None, len(x))
+    judged("mmr", x, random_weight(len(x)), len(x))
