@@ -111,3 +111,29 @@ def test_float32_similarities_are_accurate_whatever_the_elements(tokens):
     assert (1 - nearest - scores[1:].double()).abs().max() <= 1e-5
     judged("divprune", x, None, len(x))
     judged("mmr", x, random_weight(len(x)), len(x))
+
+
+def test_float32_pairs_of_equal_elements_are_accurate():
+    generator = torch.Generator().manual_seed(0)
+    elements = 1.0 + torch.rand(40, generator=generator)
+    elements[:4] = torch.tensor([1 + 2**-8 - 2**-17, 1 + 2**-8 + 2**-16, 1 + 2**-9 + 2**-17, 1.0])
+    pairs = torch.cartesian_prod(elements, elements)[:, :, None].expand(-1, -1, 64)
+    _, scores = ops.divprune.scores(pairs, 2)
+    assert scores.abs().max() <= 1e-5
+
+
+def alike(count, depth):
+    return gaussian_tokens(1, depth) + 0.3 * gaussian_tokens(count, depth, seed=1)
+
+
+@DTYPES
+def test_one_similarity_of_a_pair(dtype):
+    """The similarity that decides the first pick, and the ones that come after, is one."""
+    for a, b in alike(60, 300).to(dtype).view(30, 2, 300):
+        pair = torch.stack([a, b])
+        _, (first, second) = ops.divprune.scores(pair, 2)
+        assert first == second
+        among_three = torch.stack([-(a + b), a, b])
+        _, alone = ops.mmr.scores(pair, torch.tensor([1.0, 0.0]), 2, 0.0)
+        _, late = ops.mmr.scores(among_three, torch.tensor([1.0, 0.0, 0.0]), 3, 0.0)
+        assert alone[1] == late[2]
