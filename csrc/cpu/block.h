@@ -26,7 +26,7 @@ class Block {
     const std::int64_t before = size();
     rows_.insert(rows_.end(), rows.begin(), rows.end());
     const std::int64_t first_group = before / kPanelGroup, groups = (size() + kPanelGroup - 1) / kPanelGroup;
-    parallel(groups - first_group, grain(kPanelGroup * item_.rows.depth),
+    parallel(groups - first_group, grain(kFetch * kPanelGroup * item_.rows.depth),
              [&](std::int64_t begin, std::int64_t end, int) {
                for (std::int64_t group = first_group + begin; group < first_group + end; ++group) {
                  const std::int64_t first = std::max(before, group * kPanelGroup);

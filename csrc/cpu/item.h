@@ -19,6 +19,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 enum class RowState : std::uint8_t { candidate, non_finite, selected };
 
+// What fetching an element from memory takes, in multiplications and additions of elements that are at hand.
+constexpr std::int64_t kFetch = 8;
+
 // Rows per parallel task, so that a task is worth handing to a thread.
 inline std::int64_t grain(std::int64_t multiply_adds_per_row) {
   constexpr std::int64_t kMultiplyAddsPerTask = 1 << 20;
@@ -57,7 +60,7 @@ Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, co
                 std::vector<float>& companion_dot) {
   Item<T> item{rows};
   companion_dot.resize(rows.count);
-  parallel(rows.count, grain(rows.depth), [&](std::int64_t begin, std::int64_t end, int) {
+  parallel(rows.count, grain(kFetch * rows.depth), [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t other = companion(i);
       const T* against[] = {rows.row(i), rows.row(std::max<std::int64_t>(other, 0))};
