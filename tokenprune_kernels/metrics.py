@@ -54,8 +54,8 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
 
     Args:
         tokens: the kept ones, ``[..., k, D]``, any floating dtype, k >= 2.
-        within: None draws uniform directions, the uniform distribution of cosine geometry. With the tokens that were
-            selected from, ``[..., N, D]``, draws are made among them: then 1/2 is what a random selection has.
+        within: None draws uniform directions, the uniform distribution of cosine geometry. Given the tokens that were
+            dropped, ``[..., N, D]``, draws are made among them: then 1/2 is what a random selection has.
         draws: how many, at least 1; by default k.
         seed: of the draws, which are the same for every item.
 
