@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 from . import analysis, importance, pictures
 from .analysis import figures
 from .analysis.progress import Progress
-from .analysis.report import table
 from .dispatch import build_info
 from .selectors import kept_count, prune
 
@@ -173,12 +172,13 @@ def _analyse(options: argparse.Namespace) -> None:
         if k < 2:
             raise ValueError(f"analyse: expected --keep to keep at least 2 tokens, got {k} of {sample.name}")
         plans += [(sample, step) for step in analysis.steps(sample, k)]
+    analysis.make_directory(Path(options.out))
     measurements = []
     with Progress(len(plans)) as progress:
         for sample, step in plans:
             progress.step(f"{sample.name}: {step.selector}")
             measurements.append(analysis.measure(sample, step))
-    print(table(samples, measurements))
+    print(analysis.table(samples, measurements))
     for path in analysis.write_report(samples, measurements, Path(options.out)):
         print(f"wrote {path}")
 

@@ -5,7 +5,7 @@ analyse``. Needs the ``[analyse]`` extra.
 """
 
 from .frontier import Comparison, compare
-from .report import write_report
+from .report import make_directory, table, write_report
 from .samples import Sample, from_features, from_picture, load_vision_tower
 from .selections import Measurement, measure, steps
 
@@ -17,7 +17,9 @@ __all__ = [
     "from_features",
     "from_picture",
     "load_vision_tower",
+    "make_directory",
     "measure",
     "steps",
+    "table",
     "write_report",
 ]

@@ -32,7 +32,7 @@ from .selections import (
 
 _DPI = 150
 _COLUMNS = 3
-_BINS = 90
+_BINS = 45
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,10 @@ def pairwise_angles(samples: Sequence[Sample], measurements: list[Measurement]) 
         panel.set_yscale("function", functions=(_root, _square))
         panel.set_xlim(0, min(180.0, 180 / _BINS * (last + 3)))
         panel.set_ylim(0, 1.05 * highest)
-        panel.set_yticks([tick for tick in (0, 0.5, 2, 5, 10, 20, 40, 60, 80) if tick <= 1.05 * highest])
+        ticks = [tick for tick in (0, 0.5, 2, 5, 10, 20, 40, 60, 80) if tick <= 1.05 * highest]
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.grid(alpha=0.3)
-    _legend_below(figure, axes, 5)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -168,13 +169,16 @@ def _panels(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def _legend_below(figure: Any, axes: list[Any], columns: int = 4) -> None:
+def _legend_below(figure: Any, axes: list[Any]) -> None:
     """One legend for all panels, with what any of them shows."""
     entries: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    columns = 3 if figure.get_figwidth() < 9 else 5
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
 
 
 def save(figure: Any, path: str) -> None:

@@ -17,8 +17,8 @@ class Comparison:
     Attributes:
         start: the smallest retention on either frontier.
         end: the largest that both reach.
-        area: between the curves of the best statistic at each retention or more; positive where the first is lower.
-        mean: the area over the length of the range.
+        area: between the frontiers; positive where the first is lower.
+        mean: the area over the length of the range; the difference at its only point where it has none.
         lower: the share of the range in which the first is lower.
         higher: the share in which it is higher.
     """
@@ -40,12 +40,18 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best[::-1]
 
 
-def attained(points: Sequence[Point], retention: float) -> float:
-    """The smallest statistic of the points with so much retention, or more; there must be one.
+def at(points: Sequence[Point], retention: float) -> float:
+    """A frontier's statistic at a retention, at most its largest.
 
-    Nothing is interpolated: what no selection has reached does not count.
+    Linear between two points, since a parameter between theirs selects something between; below the first point, its
+    own, since more retention is no loss.
     """
-    return min(statistic for reached, statistic in points if reached >= retention)
+    if retention <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in itertools.pairwise(points):
+        if retention <= right:
+            return low + (high - low) * (retention - left) / (right - left)
+    return points[-1][1]
 
 
 def compare(first: Sequence[Point], second: Sequence[Point]) -> Comparison:
@@ -56,12 +62,22 @@ def compare(first: Sequence[Point], second: Sequence[Point]) -> Comparison:
     edges = sorted({start, end, *(retention for retention, _ in (*first, *second) if start < retention < end)})
     area = lower = higher = 0.0
     for left, right in itertools.pairwise(edges):
-        # Between two edges no point is gained or lost: those at the right one are what is attained.
-        gain = attained(second, right) - attained(first, right)
-        area += gain * (right - left)
-        lower += (right - left) * (gain > 0)
-        higher += (right - left) * (gain < 0)
+        # Both are straight between two edges.
+        gains = [at(second, edge) - at(first, edge) for edge in (left, right)]
+        width = right - left
+        area += width * sum(gains) / 2
+        lower += width * _positive_share(*gains)
+        higher += width * _positive_share(*(-gain for gain in gains))
+    if end <= start:
+        return Comparison(start, end, 0.0, at(second, end) - at(first, end), 0.0, 0.0)
     width = end - start
-    if width == 0:
-        return Comparison(start, end, 0.0, attained(second, end) - attained(first, end), 0.0, 0.0)
     return Comparison(start, end, area, area / width, lower / width, higher / width)
+
+
+def _positive_share(left: float, right: float) -> float:
+    """The share of an interval in which what goes straight from one value to the other is positive."""
+    if left <= 0 and right <= 0:
+        return 0.0
+    if left >= 0 and right >= 0:
+        return 1.0
+    return max(left, right) / (max(left, right) - min(left, right))

@@ -13,6 +13,11 @@ from .samples import Sample
 from .selections import DPP, MIXTURE, MMR, SHOWN, Measurement, shown
 
 _COLUMNS = [each.name for each in dataclasses.fields(Measurement) if each.name != "kept"]
+_FIGURES = {
+    "pareto.png": figures.pareto,
+    "kept.png": figures.kept_patches,
+    "angles.png": figures.pairwise_angles,
+}
 _HEADINGS = (
     "selector",
     "retention",
@@ -26,8 +31,16 @@ _HEADINGS = (
 )
 
 
+def make_directory(out: Path) -> None:
+    """Makes the report's directory; ValueError if that cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(_not_writable(out, error)) from error
+
+
 def write_report(samples: Sequence[Sample], measurements: list[Measurement], out: Path) -> list[Path]:
-    """Writes ``measurements.csv``, ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory that it makes.
+    """Writes ``measurements.csv``, ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory.
 
     Returns:
         The files; without ``kept.png`` where no sample has a grid.
@@ -36,13 +49,8 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
         ValueError: if the directory cannot be written to.
         ImportError: without matplotlib.
     """
-    drawn = {
-        "pareto.png": figures.pareto(samples, measurements),
-        "kept.png": figures.kept_patches(samples, measurements),
-        "angles.png": figures.pairwise_angles(samples, measurements),
-    }
+    make_directory(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         written = [out / "measurements.csv"]
         with written[0].open("w", newline="") as file:
             writer = csv.writer(file)
@@ -50,13 +58,18 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
             for each in measurements:
                 values = (getattr(each, name) for name in _COLUMNS)
                 writer.writerow("" if value is None else value for value in values)
-        for name, figure in drawn.items():
+        for name, draw in _FIGURES.items():
+            figure = draw(samples, measurements)
             if figure is not None:
                 written.append(out / name)
                 figures.save(figure, str(written[-1]))
     except OSError as error:
-        raise ValueError(f"out: expected a directory that can be written to, got {str(out)!r} ({error})") from error
+        raise ValueError(_not_writable(out, error)) from error
     return written
+
+
+def _not_writable(out: Path, error: OSError) -> str:
+    return f"out: expected a directory that can be written to, got {str(out)!r} ({error.strerror})"
 
 
 def trade_off(measurements: list[Measurement], sample: str, selector: str) -> list[Point]:
