@@ -10,7 +10,7 @@ SANITIZED := build/sanitized
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench bench-e2e gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
+.PHONY: help build demo test test-all bench bench-analysis bench-e2e gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
 
 bench: build $(VENV)/peers ## the operators beside their peers into bench/results and README.md; BENCH_OPTIONS=--quick for two minutes
 	$(PY) -m pytest bench -rs --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
+
+bench-analysis: build ## importance against diversity on photographs and saved features, into bench/results and README.md
+	$(PY) -m bench.analysis
 
 bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and README.md; E2E_OPTIONS
 	$(PY) -m bench.end_to_end $(E2E_OPTIONS)

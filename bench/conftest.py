@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from bench.budget import Budget
@@ -18,6 +21,7 @@ RECORD = pytest.StashKey[records.Record]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tokenprune_kernels")
     group.addoption("--quick", action="store_true", help="a few small inputs; the result is not written to files")
+    group.addoption("--out", type=Path, help="also write the result to this file, of a part of the cases (-k) too")
     group.addoption(
         "--budget",
         type=float,
@@ -41,6 +45,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     result = record.result()
     terminalreporter.write_line(f"\n{table.details(result)}\n\n{table.summary(result)}\n")
+    if out := config.getoption("out"):
+        out.write_text(json.dumps(result, indent=1) + "\n")
     if record.whole:
         records.publish(result, ROOT)
     else:

@@ -1,18 +1,21 @@
-"""The oracle: DivPrune, MMR and IDPruner as slow, obvious loops in float64, and the check of other implementations.
+"""The oracle: DivPrune, MMR, IDPruner and the DPP as slow, obvious loops in float64, and the check of others.
 
 Pure PyTorch, independent of tokenprune_kernels. CONTRACT.md says in words what this package says in code.
 """
 
 from .divprune import divprune
+from .dpp import dpp
 from .idpruner import idpruner, relevance_of
 from .mmr import mmr
-from .varlen import divprune_varlen, idpruner_varlen, mmr_varlen
+from .varlen import divprune_varlen, dpp_varlen, idpruner_varlen, mmr_varlen
 from .verify import Trace, verify_trace, verify_trace_varlen
 
 __all__ = [
     "Trace",
     "divprune",
     "divprune_varlen",
+    "dpp",
+    "dpp_varlen",
     "idpruner",
     "idpruner_varlen",
     "mmr",

@@ -47,6 +47,27 @@ def running_minimum_divprune(x: Tensor, k: int) -> Tensor:
     return picks
 
 
+def cholesky_dpp(x: Tensor, relevance: Tensor, k: int) -> Tensor:
+    """The greedy inference of Chen et al. (arXiv 1709.05135, algorithm 1) on the whole kernel, as CDPruner runs it.
+
+    Always in float32. Nothing says what counts as no gain: a gain that rounding made negative makes what follows NaN.
+    """
+    unit = F.normalize(x.float(), dim=1)
+    relevance = relevance.float()
+    kernel = relevance.unsqueeze(1) * (unit @ unit.mT) * relevance
+    gain = kernel.diagonal().clone()
+    coefficients = torch.zeros(k, len(x), device=x.device)
+    picks = torch.empty(k, dtype=torch.int64, device=x.device)
+    for step in range(k):
+        picks[step] = gain.argmax()
+        pick = picks[step]
+        explained = coefficients[:step, pick] @ coefficients[:step]
+        coefficients[step] = (kernel[pick] - explained) / gain[pick].sqrt()
+        gain = gain - coefficients[step].square()
+        gain[pick] = -torch.inf
+    return picks
+
+
 def published_idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> Tensor:
     """The IDPruner loop (arXiv 2602.13315) as Tencent/AngelSlim runs it, one pick a round.
 

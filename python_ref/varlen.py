@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .divprune import divprune
+from .dpp import dpp
 from .idpruner import idpruner
 from .mmr import mmr
 
@@ -47,6 +48,15 @@ def idpruner_varlen(
     """``idpruner`` on each segment of x ``[T, D]`` and importance ``[T]``."""
     return _each_segment(
         lambda rows, k: idpruner(x[rows], importance[rows], k, lam), cu_seqlens, cu_k, total_k, max_seqlen, len(x)
+    )
+
+
+def dpp_varlen(
+    x: Tensor, relevance: Tensor, cu_seqlens: Tensor, cu_k: Tensor, total_k: int, max_seqlen: int
+) -> tuple[Tensor, Tensor]:
+    """``dpp`` on each segment of x ``[T, D]`` and relevance ``[T]``."""
+    return _each_segment(
+        lambda rows, k: dpp(x[rows], relevance[rows], k), cu_seqlens, cu_k, total_k, max_seqlen, len(x)
     )
 
 

@@ -8,10 +8,12 @@ row's score in float64 from the same raw inputs and compares the picked one with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .dpp import NO_GAIN, self_similarity
 from .idpruner import relevance_of
 from .mmr import marginal_relevance
 from .similarity import SMALLEST_NORM, finite_rows
@@ -62,11 +64,11 @@ def verify_trace(
     """Replays a selection.
 
     Args:
-        method: ``"divprune"``, ``"mmr"`` or ``"idpruner"``.
+        method: ``"divprune"``, ``"mmr"``, ``"idpruner"`` or ``"dpp"``.
         x: the tokens selected from, ``[..., N, D]``, in the dtype they were given in.
         indices: the picks in selection order, int64 ``[..., k]``.
         weight: relevance or importance ``[..., N]``; None for ``"divprune"``.
-        lam: the share of relevance.
+        lam: the share of relevance; without meaning for ``"divprune"`` and ``"dpp"``.
         scores: the float32 scores reported with the picks, checked to be within eps of the replay's.
         k: how many picks were asked for; None takes as many as came.
 
@@ -77,7 +79,7 @@ def verify_trace(
         ValueError: for an unknown method, or a weight missing or too many.
 
     DivPrune's first pick takes all pairs in float64 up to 16,384 rows; above, a float32 pass finds the rows within
-    1e-4 of the best, and float64 decides among these. The other picks take O(N D) each.
+    1e-4 of the best, and float64 decides among these. The other picks take O(N D) each, of the DPP O(N (D + k)).
     """
     _check_method(method, weight)
     wrong = _wrong_form(indices, scores, [*x.shape[:-2], *(indices.shape[-1:] if k is None else [k])])
@@ -86,7 +88,7 @@ def verify_trace(
     traces = []
     for position in torch.ones(x.shape[:-2]).nonzero().tolist():
         item = tuple(position)
-        trace = _Replay(method, x[item], None if weight is None else weight[item], lam, item).run(
+        trace = _replay(method, x[item], None if weight is None else weight[item], lam, item).run(
             indices[item], None if scores is None else scores[item]
         )
         if not trace:
@@ -122,7 +124,7 @@ def verify_trace_varlen(
         return wrong
     traces = []
     for s, (rows, slots) in enumerate(ends):
-        trace = _Replay(method, x[rows], None if weight is None else weight[rows], lam, (s,), rows.start).run(
+        trace = _replay(method, x[rows], None if weight is None else weight[rows], lam, (s,), rows.start).run(
             indices[slots], None if scores is None else scores[slots]
         )
         if not trace:
@@ -136,10 +138,10 @@ def verify_trace_varlen(
 
 
 def _check_method(method: str, weight: Tensor | None) -> None:
-    if method not in ("divprune", "mmr", "idpruner"):
-        raise ValueError(f"expected method to be divprune, mmr or idpruner, got {method!r}")
+    if method not in ("divprune", "mmr", "idpruner", "dpp"):
+        raise ValueError(f"expected method to be divprune, mmr, idpruner or dpp, got {method!r}")
     if (weight is None) != (method == "divprune"):
-        raise ValueError(f"expected a weight with mmr and idpruner only, got method {method!r}")
+        raise ValueError(f"expected a weight with mmr, idpruner and dpp only, got method {method!r}")
 
 
 def _wrong_form(indices: Tensor, scores: Tensor | None, shape: list[int]) -> Trace | None:
@@ -174,6 +176,7 @@ class _Replay:
         # Rows that influence nothing count as zero rows, so that no NaN enters a product.
         self.x = torch.where(self.finite.unsqueeze(-1), x.double(), 0.0)
         self.norm = self.x.norm(dim=-1).clamp_min(SMALLEST_NORM)
+        self.running_maximum = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         self.relevance: Tensor | None = None
         if weight is not None:
             relevance = relevance_of(weight, self.finite) if method == "idpruner" else weight
@@ -183,7 +186,6 @@ class _Replay:
         count, offset = len(self.x), self.offset
         reported = None if scores is None else scores.tolist()
         unselected = torch.ones(count, dtype=torch.bool)
-        running_maximum = torch.full((count,), -torch.inf, dtype=torch.float64)
         worst, largest_tolerance, decisive = 0.0, 0.0, True
         for step, index in enumerate(indices.tolist()):
             pick = index - offset
@@ -202,17 +204,23 @@ class _Replay:
                 if not self.finite[pick]:
                     return _not_excused(step, f"non-finite row {index} is picked before a finite row", self.item)
                 eps = self._eps(step)
-                rows, values = self._scores(step, pick, eligible, running_maximum)
+                rows, values = self._scores(step, pick, eligible)
                 score = float(values[rows == pick])
                 best, gap = _best_and_gap(values)
-                shortfall = 0.0 if score == best else best - score
-                if shortfall > 2 * eps:
+                first, tolerance, clear = int(rows[0]), *self._rule(best, gap, eps)
+                if tolerance is None and pick != first:
+                    reason = f"row {index} is picked where no row has a gain and row {first + offset} comes first"
+                    return _not_excused(step, reason, self.item)
+                shortfall = 0.0 if score == best or tolerance is None else best - score
+                if tolerance is not None and shortfall > tolerance:
                     better = int(rows[values.argmax()]) + offset
-                    return self._wrong(step, f"row {index} is picked where row {better} is better", shortfall, 2 * eps)
-                worst, largest_tolerance = max(worst, shortfall), max(largest_tolerance, 2 * eps)
-                decisive = decisive and gap > 4 * eps
-                running_maximum = torch.maximum(running_maximum, self._similarities(pick))
-            if reported is not None and reported[step] != score and not abs(reported[step] - score) <= eps:
+                    return self._wrong(
+                        step, f"row {index} is picked where row {better} is better", shortfall, tolerance
+                    )
+                worst, largest_tolerance = max(worst, shortfall), max(largest_tolerance, tolerance or 0.0)
+                decisive = decisive and clear
+                self._take_in(pick, score)
+            if reported is not None and reported[step] != score and not self._agrees(reported[step], score, eps):
                 reason = f"row {index} is reported with score {reported[step]}, the replay has {score}"
                 return self._wrong(step, reason, abs(reported[step] - score), eps)
             unselected[pick] = False
@@ -227,14 +235,26 @@ class _Replay:
         largest = float(self.relevance.abs().max())
         return 1e-5 * max(1.0, largest if step == 0 else self.lam * largest)
 
-    def _scores(self, step: int, pick: int, eligible: Tensor, running_maximum: Tensor) -> tuple[Tensor, Tensor]:
+    def _rule(self, best: float, gap: float, eps: float) -> tuple[float | None, bool]:
+        """How far a pick may fall short, None where the lowest index has to come; and whether that leaves no choice."""
+        return 2 * eps, gap > 4 * eps
+
+    def _agrees(self, reported: float, score: float, eps: float) -> bool:
+        """Whether a reported score can be that of the replay."""
+        return abs(reported - score) <= eps
+
+    def _take_in(self, pick: int, score: float) -> None:
+        """What the unselected rows know of the picks takes in one more."""
+        self.running_maximum = torch.maximum(self.running_maximum, self._similarities(pick))
+
+    def _scores(self, step: int, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
         """The eligible rows that can be best at this step, the picked one among them, and their scores."""
         rows = eligible.nonzero().squeeze(-1)
         if self.relevance is None:
-            return self._first_distances(pick, rows) if step == 0 else (rows, 1.0 - running_maximum[rows])
+            return self._first_distances(pick, rows) if step == 0 else (rows, 1.0 - self.running_maximum[rows])
         if step == 0:
             return rows, self.relevance[rows]
-        return rows, marginal_relevance(self.relevance[rows], running_maximum[rows], self.lam)
+        return rows, marginal_relevance(self.relevance[rows], self.running_maximum[rows], self.lam)
 
     def _first_distances(self, pick: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         if len(rows) > EXACT_FIRST_PICK_ROWS:
@@ -259,6 +279,51 @@ class _Replay:
 
     def _similarities(self, pick: int) -> Tensor:
         return (self.x @ self.x[pick]) / (self.norm * self.norm[pick])
+
+
+class _GainReplay(_Replay):
+    """The replay of a DPP: scores are gains, from a Cholesky factor that grows by a column with each pick."""
+
+    def __init__(self, method: str, x: Tensor, weight: Tensor, *rest: Any) -> None:
+        weight = weight.float()
+        # On a GPU, a negative relevance counts as 0.
+        super().__init__(method, x, weight.masked_fill((weight < 0) & weight.isfinite(), 0.0), *rest)
+        assert self.relevance is not None
+        self.quality = self.relevance
+        self.gain = self.quality.square() * self_similarity(x.cpu(), self.finite)
+        self.largest = float(self.gain.max()) if len(self.gain) else 0.0
+        self.columns: list[Tensor] = []
+
+    def _eps(self, step: int) -> float:
+        return NO_GAIN / 2 * self.largest
+
+    def _rule(self, best: float, gap: float, eps: float) -> tuple[float | None, bool]:
+        # A gain is zero below 2 eps, and may be wrong by eps: between 1 and 3 eps, some count it and some do not.
+        if best <= eps:
+            return None, True
+        return (2 * eps, gap > 4 * eps) if best >= 3 * eps else (3 * eps, False)
+
+    def _agrees(self, reported: float, score: float, eps: float) -> bool:
+        return abs(reported - score) <= eps or (reported == 0.0 and score <= 3 * eps)
+
+    def _take_in(self, pick: int, score: float) -> None:
+        if score <= self._eps(0):
+            return
+        column = self.quality * self._similarities(pick) * self.quality[pick]
+        for earlier in self.columns:
+            column = column - earlier * earlier[pick]
+        self.columns.append(column / score**0.5)
+        self.gain = self.gain - self.columns[-1].square()
+
+    def _scores(self, step: int, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
+        rows = eligible.nonzero().squeeze(-1)
+        return rows, self.gain[rows]
+
+
+def _replay(method: str, x: Tensor, weight: Tensor | None, *rest: Any) -> _Replay:
+    if method == "dpp" and weight is not None:
+        return _GainReplay(method, x, weight, *rest)
+    return _Replay(method, x, weight, *rest)
 
 
 def _best_and_gap(values: Tensor) -> tuple[float, float]:

@@ -7,7 +7,8 @@ import torch
 
 import python_ref
 
-METHODS = ("divprune", "mmr", "idpruner")
+METHODS = ("divprune", "mmr", "idpruner")  # those of every backend
+ALL_METHODS = (*METHODS, "dpp")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT_DTYPES = (*DTYPES, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")
@@ -76,6 +77,11 @@ def exact_tokens(*shape, non_zeros, dtype=torch.float32, seed=0):
     return torch.where(order < non_zeros, signs, 0).to(dtype)
 
 
+def exact_tokens_for(method, *shape, non_zeros, **given):
+    """What is exact for the method: a DPP divides and takes roots, unless rows are equal, opposite or orthogonal."""
+    return exact_tokens(*shape, non_zeros=1 if method == "dpp" else non_zeros, **given)
+
+
 def exact_weight(method, *shape, seed=0):
     """Weights whose relevance is a quarter, or a multiple of it up to 1: exact at lam = 1/2, with many ties.
 
@@ -107,7 +113,7 @@ def with_layout(x, layout):
 
 def arguments(method, x, weight, k, lam=0.5):
     """The arguments of an operator of the given method."""
-    return (x, k) if method == "divprune" else (x, weight, k, lam)
+    return {"divprune": (x, k), "dpp": (x, weight, k)}.get(method, (x, weight, k, lam))
 
 
 def oracle(method, x, weight, k, lam=0.5):

@@ -19,7 +19,7 @@ from bench.times import Times
 
 SMALL = inputs.clustered(40)
 BATCH = dataclasses.replace(SMALL, items=2, make=lambda: torch.stack([SMALL.make(), SMALL.make().flip(0)]))
-METHODS = ("divprune", "idpruner", "mmr")
+METHODS = ("divprune", "idpruner", "mmr", "dpp")
 
 
 def timer(select, rounds):
@@ -71,7 +71,7 @@ def test_the_gate_rejects_a_wrong_selection(tokens, method):
 
 @pytest.mark.parametrize("tokens", [SMALL, BATCH], ids=["item", "batch"])
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
-@pytest.mark.parametrize("method", ["divprune", "idpruner"])
+@pytest.mark.parametrize("method", ["divprune", "idpruner", "dpp"])
 def test_every_implementation_is_judged_and_timed(method, dtype, tokens):
     case = Case(tokens, method, dtype)
     task = cases.task(case)
@@ -89,10 +89,16 @@ def test_every_implementation_is_judged_and_timed(method, dtype, tokens):
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("torch-quickfps", "divprune"), ("pyversity", "idpruner"), ("pyversity", "mmr"), ("langchain-core", "mmr")],
+    [
+        ("torch-quickfps", "divprune"),
+        ("pyversity", "idpruner"),
+        ("pyversity", "mmr"),
+        ("pyversity", "dpp"),
+        ("langchain-core", "mmr"),
+    ],
 )
 def test_packages_pick_as_the_operator(name, method):
-    implementation = next(each for each in implementations.PEERS if each.name == name)
+    implementation = next(each for each in implementations.PEERS if each.name == name and method in each.methods)
     pytest.importorskip(implementation.module)
     # All similarities are positive here: pyversity takes negative ones for 0.
     tokens = dataclasses.replace(SMALL, make=lambda: SMALL.make() + 1.0, name="positive")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.inputs import (
-    METHODS,
+    ALL_METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -78,6 +78,7 @@ INPUTS = {
     "noise with an outlier": noise_with_an_outlier,
     "broken rows": with_broken_rows,
     "ties": lambda: exact_tokens(COUNT, 32, non_zeros=16),
+    "orthogonal or equal rows": lambda: exact_tokens(COUNT, 64, non_zeros=1),
 }
 
 
@@ -87,12 +88,12 @@ def scored(method, x, weight, k, lam=0.5):
 
 
 @pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("tokens", INPUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
     x, weight = INPUTS[tokens]().to(dtype), random_weight(COUNT)
-    for k, lam in itertools.product((1, 40, COUNT), (0.5,) if method == "divprune" else (0.0, 0.5, 1.0)):
+    for k, lam in itertools.product((1, 40, COUNT), (0.5,) if method in ("divprune", "dpp") else (0.0, 0.5, 1.0)):
         with block_sizes(*PLAIN):
             expected = scored(method, x, weight, k, lam)
         with block_sizes(*sizes):
@@ -102,18 +103,19 @@ def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
 
 
 @pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0, 0, 0)], ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_size_matches_the_oracle(method, sizes):
     with block_sizes(*sizes):
         for tokens in ("gaussian", "clustered", "noise with an outlier"):
             judged(method, INPUTS[tokens](), random_weight(COUNT), 60)
-        x, weight = INPUTS["ties"](), exact_weight(method, COUNT)
+        x = INPUTS["orthogonal or equal rows" if method == "dpp" else "ties"]()
+        weight = exact_weight(method, COUNT)
         assert torch.equal(
             getattr(ops, method)(*arguments(method, x, weight, COUNT)), oracle(method, x, weight, COUNT)[0]
         )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("tokens", [gaussian_tokens, lambda *shape: clustered_tokens(*shape, clusters=40)])
 def test_sizes_and_threads_in_full_size(threads, method, tokens):
     x, weight = tokens(1_400, 64), random_weight(1_400)

@@ -77,6 +77,38 @@ def test_prune_writes_kept_png_by_default(picture, tmp_path):
     assert Image.open(tmp_path / "kept.png").size == (COLUMNS * 14, ROWS * 14)
 
 
+def test_analyse_leaves_a_report(picture, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("safetensors.torch").save_file(
+        {"features": torch.randn(2, 36, 8, generator=torch.Generator().manual_seed(0))}, tmp_path / "saved.safetensors"
+    )
+    for given, titles in (
+        (["picture.png"], ["picture: 10 of 40 tokens, importance is norm"]),
+        (["--features", "saved.safetensors"], ["saved 0: 9 of 36", "saved 1: 9 of 36"]),
+    ):
+        assert main(["analyse", *given, "--keep", "0.25", "--out", "new"]) == 0
+        captured = capsys.readouterr()
+        for title in titles:
+            assert title in captured.out
+        written = [
+            f"wrote {Path('new') / name}" for name in ("measurements.csv", "pareto.png", "kept.png", "angles.png")
+        ]
+        assert captured.out.splitlines()[-4:] == written
+        assert captured.err == ""
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(Path(each).name for each in written)
+
+
+def test_analyse_takes_features_from_a_vision_tower(picture, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}
+    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes)).save_pretrained(tmp_path / "tower")
+    capsys.readouterr()
+    assert main(["analyse", "picture.png", "--vision-tower", "tower", "--keep", "0.2"]) == 0
+    assert "picture: 5 of 25 tokens, importance is class attention" in capsys.readouterr().out
+    assert (tmp_path / "report" / "kept.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -99,9 +131,22 @@ def test_prune_writes_kept_png_by_default(picture, tmp_path):
         (["prune", "picture.png", "more.png"], "expected no further arguments, got more.png"),
         (["prune", "picture.png", "--colour"], "expected no further arguments, got --colour"),
         (["prune"], "IMAGE"),
+        (["analyse"], "analyse: expected an IMAGE or --features, got neither"),
+        (["analyse", "--vision-tower", "tower"], "analyse: expected an IMAGE or --features, got neither"),
+        (
+            ["analyse", "picture.png", "--features", "a", "--vision-tower", "b"],
+            "--features or --vision-tower, got both",
+        ),
+        (["analyse", "picture.png", "picture.png"], "expected pictures of different names, got picture, picture"),
+        (["analyse", "picture.png", "--keep", "0.02"], "--keep to keep at least 2 tokens, got 1 of picture"),
+        (["analyse", "picture.png", "--keep", "2"], "--keep: expected a ratio in (0, 1], got '2'"),
+        (["analyse", "text.png"], "expected a readable picture file, got 'text.png'"),
+        (["analyse", "--features", "text.png"], "features: expected a readable safetensors file, got 'text.png'"),
+        (["analyse", "picture.png", "--vision-tower", "."], "expected a directory with config.json, got '.'"),
+        (["analyse", "picture.png", "--keep", "0.1", "--out", "text.png"], "expected a directory that can be written"),
         (["info", "more"], "expected no further arguments, got more"),
         (["draw"], "(choose from "),
-        ([], "expected a command, one of prune, info"),
+        ([], "expected a command, one of prune, analyse, info"),
     ],
 )
 def test_bad_input_is_one_line(picture, tmp_path, capsys, arguments, expected):
@@ -122,12 +167,24 @@ def test_backend_that_cannot_run_is_one_line(picture, capsys):
     assert "backend 'cuda' cannot run on cpu tensors" in one_error_line(capsys.readouterr())
 
 
-def test_missing_package_is_one_line(picture, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+@pytest.mark.parametrize(
+    ("module", "command", "expected"),
+    [
+        ("PIL.Image", ["prune"], "expected numpy and Pillow"),
+        (
+            "matplotlib.figure",
+            ["analyse"],
+            "expected matplotlib to be installed (pip install 'tokenprune_kernels[analyse]')",
+        ),
+        ("safetensors.torch", ["analyse", "--features", "a"], "expected safetensors to be installed (pip install"),
+    ],
+)
+def test_missing_package_is_one_line(picture, capsys, monkeypatch, module, command, expected):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit) as exit_:
-        main(["prune", str(picture)])
+        main([*command, str(picture)])
     assert exit_.value.code == 2
-    assert "expected numpy and Pillow" in one_error_line(capsys.readouterr())
+    assert expected in one_error_line(capsys.readouterr())
 
 
 def test_info_says_what_is_installed_and_what_runs(capsys):

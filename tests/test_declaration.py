@@ -11,6 +11,7 @@ CONTRACT = {
     "divprune": "Tensor x, SymInt k",
     "mmr": "Tensor x, Tensor relevance, SymInt k, float lam=0.5",
     "idpruner": "Tensor x, Tensor importance, SymInt k, float lam=0.5",
+    "dpp": "Tensor x, Tensor relevance, SymInt k",
     "divprune_varlen": "Tensor x, Tensor cu_seqlens, Tensor cu_k, SymInt total_k, SymInt max_seqlen",
     "mmr_varlen": (
         "Tensor x, Tensor relevance, Tensor cu_seqlens, Tensor cu_k, SymInt total_k, SymInt max_seqlen, float lam=0.5"
@@ -18,6 +19,7 @@ CONTRACT = {
     "idpruner_varlen": (
         "Tensor x, Tensor importance, Tensor cu_seqlens, Tensor cu_k, SymInt total_k, SymInt max_seqlen, float lam=0.5"
     ),
+    "dpp_varlen": "Tensor x, Tensor relevance, Tensor cu_seqlens, Tensor cu_k, SymInt total_k, SymInt max_seqlen",
 }
 
 

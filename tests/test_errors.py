@@ -58,13 +58,16 @@ PACKED_WEIGHTED = [
     ({"lam": 2.0}, ValueError, "lam to be in [0, 1], got 2"),
 ]
 
-WEIGHT_NAME = {"divprune": None, "mmr": "relevance", "idpruner": "importance"}
+WEIGHT_NAME = {"divprune": None, "mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
+WITH_LAM = ("mmr", "idpruner")
 
 
 def cases():
     for method, weight_name in WEIGHT_NAME.items():
         for name, tables in {method: (DENSE, WEIGHTED), f"{method}_varlen": (VARLEN, PACKED_WEIGHTED)}.items():
             for case in [*tables[0], *(tables[1] if weight_name else [])]:
+                if "lam" in case[0] and method not in WITH_LAM:
+                    continue
                 yield pytest.param(name, *case, id=f"{name}-{next(iter(case[0]))}-{case[2].rpartition(' got ')[2]}")
 
 
@@ -76,7 +79,9 @@ def arguments(name, replaced):
     given |= {"lam": 0.5}
     given |= replaced
     if weight_name is None:
-        del given["w"], given["lam"]
+        del given["w"]
+    if name.removesuffix("_varlen") not in WITH_LAM:
+        del given["lam"]
     return {weight_name if key == "w" else key: value for key, value in given.items()}
 
 
@@ -109,7 +114,7 @@ def test_tensors_must_share_a_device(name, argument):
             call(**given)
 
 
-@pytest.mark.parametrize("function", ["divprune", "mmr", "idpruner"])
+@pytest.mark.parametrize("function", list(WEIGHT_NAME))
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
@@ -143,7 +148,7 @@ def test_a_ratio_of_a_tensor_without_rows_names_x():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "fastv", "k": 1}, "expected method to be one of divprune, mmr, idpruner, got 'fastv'"),
+        ({"method": "fastv", "k": 1}, "expected method to be one of divprune, mmr, idpruner, dpp, got 'fastv'"),
         ({"method": "mmr", "k": 1}, "expected relevance to be a tensor with method 'mmr', got None"),
         (
             {"method": "idpruner", "relevance": W, "k": 1},
@@ -159,8 +164,35 @@ def test_a_ratio_of_a_tensor_without_rows_names_x():
         ),
         ({"cu_seqlens": SUMS}, "expected cu_k to be a tensor with cu_seqlens, got None"),
         ({"k": 1, "lam": 0.5}, "expected lam to be None with method 'divprune', got 0.5"),
+        ({"method": "dpp", "k": 1}, "expected relevance to be a tensor with method 'dpp', got None"),
+        (
+            {"method": "dpp", "relevance": W, "k": 1, "lam": 0.5},
+            "expected lam to be None with method 'dpp', got 0.5",
+        ),
     ],
 )
 def test_prune(given, message):
     with pytest.raises(ValueError, match=f"^prune: {re.escape(message)}$"):
         tokenprune_kernels.prune(X, **given)
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_negative_relevance_of_the_dpp_is_an_error_on_the_cpu(weight_dtype, k):
+    relevance = W.to(weight_dtype).clone()
+    relevance[1, 3] = -0.5
+    for call in (torch.ops.tokenprune.dpp, torch.ops.tokenprune_native.dpp.scores, tokenprune_kernels.dpp):
+        with pytest.raises(ValueError, match=r"^dpp: expected relevance to be at least 0, got -0\.5$"):
+            call(X, relevance, k)
+    packed = PACKED_W.to(weight_dtype).clone()
+    packed[2] = -0.5
+    with pytest.raises(ValueError, match=r"^dpp_varlen: expected relevance to be at least 0, got -0\.5$"):
+        tokenprune_kernels.dpp_varlen(PACKED, packed, SUMS, KEPT)
+
+
+def test_a_negative_relevance_that_is_in_no_segment_or_rounds_to_zero_or_is_infinite_is_none():
+    spare = torch.cat([PACKED_W, torch.tensor([-1.0])])
+    expected = tokenprune_kernels.dpp_varlen(PACKED, PACKED_W, SUMS, KEPT)
+    assert torch.equal(tokenprune_kernels.dpp_varlen(torch.ones(10, 3), spare, SUMS, KEPT), expected)
+    relevance = torch.tensor([-1e-300, 1.0, -torch.inf], dtype=torch.float64)
+    assert tokenprune_kernels.dpp(torch.eye(3), relevance, 3).tolist() == [1, 0, 2]

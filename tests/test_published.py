@@ -171,3 +171,17 @@ def test_idpruner_loop_shrinks_small_tokens():
     # A norm far below 1e-8 makes a token look unlike everything, and come too early.
     assert trace.reason.startswith("row 3 is picked")
     assert trace.shortfall > 0.1
+
+
+def test_the_dpp_loop_follows_the_contract_while_there_are_gains():
+    for seed in range(5):
+        x, relevance = gaussian_tokens(60, 32, seed=seed), random_weight(60, seed=seed) + 0.1
+        picks = published.cholesky_dpp(x, relevance, 20)
+        assert verify_trace("dpp", x, picks, relevance)
+        assert torch.equal(picks, tokenprune_kernels.dpp(x, relevance, 20))
+
+
+def test_the_dpp_loop_is_lost_once_rounding_makes_a_gain_negative():
+    x, relevance = gaussian_tokens(60, 8), torch.ones(60)
+    assert not verify_trace("dpp", x, published.cholesky_dpp(x, relevance, 30), relevance)
+    assert verify_trace("dpp", x, tokenprune_kernels.dpp(x, relevance, 30), relevance)

@@ -4,14 +4,19 @@ import pytest
 import torch
 
 import tokenprune_kernels as tokenprune
-from tests.inputs import METHODS, gaussian_tokens, ops, random_weight
+from tests.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
 from tests.test_varlen import prefix_sums, varlen_arguments
 
-INPUTS = {"divprune": (), "mmr": (random_weight(3, 20),), "idpruner": (random_weight(3, 20),)}
-WEIGHT_NAME = {"mmr": "relevance", "idpruner": "importance"}
+INPUTS = {
+    "divprune": (),
+    "mmr": (random_weight(3, 20),),
+    "idpruner": (random_weight(3, 20),),
+    "dpp": (random_weight(3, 20),),
+}
+WEIGHT_NAME = {"mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_a_function_is_its_operator(method):
     x = gaussian_tokens(3, 20, 8)
     function, operator = getattr(tokenprune, method), getattr(ops, method)
@@ -44,7 +49,7 @@ def test_a_ratio_is_rounded_half_to_even_and_keeps_at_least_one(count, ratio, k)
     assert torch.equal(tokenprune.divprune(x, keep_ratio=ratio), tokenprune.divprune(x, k))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_varlen_functions_find_their_capacities(method):
     x, weight = gaussian_tokens(40, 8), random_weight(40)
     sums, kept = prefix_sums(10, 0, 25), prefix_sums(4, 0, 11)
@@ -66,7 +71,7 @@ def test_varlen_function_without_segments():
     assert tokenprune.divprune_varlen(torch.ones(3, 2), nothing, nothing).tolist() == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("ascending", [True, False])
 def test_prune_returns_the_kept_tokens(method, ascending):
     x = gaussian_tokens(3, 20, 8).requires_grad_()
@@ -89,7 +94,7 @@ def test_prune_by_ratio():
     assert indices.tolist() == sorted(indices.tolist())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_prune_of_a_packed_batch_drops_the_unused_slots(method):
     x, weight = gaussian_tokens(40, 8).requires_grad_(), random_weight(40)
     weights = {WEIGHT_NAME[method]: weight} if method in WEIGHT_NAME else {}

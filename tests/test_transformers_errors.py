@@ -28,7 +28,7 @@ W = torch.ones(16)
         ({"k": [3, 4]}, ValueError, "k to be one number or 1, one per image or video, got 2 numbers"),
         ({"k": 3, "scope": "image"}, ValueError, "scope to be 'item' or 'batch', got 'image'"),
         ({"k": 3, "positions": "gapped"}, ValueError, "positions to be 'contiguous' or 'original' for Llava"),
-        ({"k": 3, "method": "fastv"}, ValueError, "method to be one of divprune, mmr, idpruner, got 'fastv'"),
+        ({"k": 3, "method": "fastv"}, ValueError, "method to be one of divprune, mmr, idpruner, dpp, got 'fastv'"),
         ({"k": 3, "method": "idpruner"}, ValueError, "importance to be a tensor with method 'idpruner', got None"),
         ({"k": 3, "importance": W}, ValueError, "importance to be None with method 'divprune', got a tensor"),
         ({"k": 3, "lam": 0.5}, ValueError, "lam to be None with method 'divprune', got 0.5"),
@@ -154,7 +154,7 @@ def test_inputs_that_do_not_go_with_the_prompt(given, message):
 
 def test_what_is_wrong_whatever_the_inputs_is_said_at_once():
     for options, message in (
-        ({"method": "typo"}, "method to be one of divprune, mmr, idpruner, got 'typo'"),
+        ({"method": "typo"}, "method to be one of divprune, mmr, idpruner, dpp, got 'typo'"),
         ({"method": "idpruner"}, "importance to be a tensor with method 'idpruner', got None"),
         ({"lam": 0.5}, "lam to be None with method 'divprune', got 0.5"),
     ):

@@ -5,7 +5,7 @@ import torch
 
 import python_ref
 import tokenprune_kernels
-from tests.inputs import DTYPES, METHODS, exact_tokens, exact_weight, gaussian_tokens, ops, random_weight
+from tests.inputs import ALL_METHODS, DTYPES, exact_tokens_for, exact_weight, gaussian_tokens, ops, random_weight
 
 pytestmark = pytest.mark.kernel
 
@@ -15,9 +15,9 @@ def prefix_sums(*counts):
 
 
 def varlen_arguments(method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam=0.5):
-    if method == "divprune":
-        return (x, cu_seqlens, cu_k, total_k, max_seqlen)
-    return (x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam)
+    weights = () if method == "divprune" else (weight,)
+    lams = () if method in ("divprune", "dpp") else (lam,)
+    return (x, *weights, cu_seqlens, cu_k, total_k, max_seqlen, *lams)
 
 
 def select(method, *args, **kwargs):
@@ -28,7 +28,7 @@ LENGTHS = (5, 0, 1, 40, 1, 0, 17, 300, 2)
 KEPT = (2, 0, 1, 10, 0, 0, 17, 30, 1)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("spare", [0, 1, 50])
 def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
@@ -58,9 +58,9 @@ def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
     assert trace, trace
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_exact_arithmetic_inputs_match_the_oracle(backend, method):
-    x = exact_tokens(sum(LENGTHS), 64, non_zeros=16, dtype=torch.bfloat16)
+    x = exact_tokens_for(method, sum(LENGTHS), 64, non_zeros=16, dtype=torch.bfloat16)
     weight = exact_weight(method, sum(LENGTHS))
     if method == "idpruner":  # every segment spans the range that makes its relevance exact
         starts = prefix_sums(*LENGTHS).tolist()
@@ -71,7 +71,7 @@ def test_exact_arithmetic_inputs_match_the_oracle(backend, method):
     assert torch.equal(indices, getattr(python_ref, f"{method}_varlen")(*given)[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize(
     ("rows", "lengths", "kept", "total_k"),
     [(0, (), (), 0), (4, (), (), 3), (0, (0, 0), (0, 0), 2), (5, (5,), (0,), 0), (5, (2,), (0,), 4)],
@@ -84,7 +84,7 @@ def test_nothing_to_select(backend, method, rows, lengths, kept, total_k):
     assert scores.tolist() == [-torch.inf] * total_k
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_non_finite_rows_stay_inside_their_segment(backend, method):
     x, weight = gaussian_tokens(20, 6), random_weight(20)
     x[3], x[12] = torch.nan, torch.inf
@@ -114,13 +114,13 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize(("starts", "kept", "message"), HOSTILE)
 def test_wrong_contents_are_an_error_on_the_cpu(method, starts, kept, message):
     x, weight = gaussian_tokens(12, 3), random_weight(12)
     cu_seqlens, cu_k = torch.tensor(starts, dtype=torch.int32), torch.tensor(kept, dtype=torch.int32)
     given = varlen_arguments(method, x, weight, cu_seqlens, cu_k, 8, 6)
-    without_lam = given if method == "divprune" else given[:-1]
+    without_lam = given if method in ("divprune", "dpp") else given[:-1]
     for call in (
         lambda: getattr(torch.ops.tokenprune, f"{method}_varlen")(*given),
         lambda: getattr(torch.ops.tokenprune_native, f"{method}_varlen")(*given),

@@ -490,9 +490,10 @@ def test_the_form_of_a_result_is_checked():
 def test_what_cannot_be_judged_is_refused():
     x, picks, sums = torch.eye(2), torch.tensor([0, 1]), prefix_sums(2)
     for method, weight, message in [
-        ("fps", None, "expected method to be divprune, mmr or idpruner, got 'fps'"),
-        ("mmr", None, "expected a weight with mmr and idpruner only, got method 'mmr'"),
-        ("divprune", torch.ones(2), "expected a weight with mmr and idpruner only, got method 'divprune'"),
+        ("fps", None, "expected method to be divprune, mmr, idpruner or dpp, got 'fps'"),
+        ("dpp", None, "expected a weight with mmr, idpruner and dpp only, got method 'dpp'"),
+        ("mmr", None, "expected a weight with mmr, idpruner and dpp only, got method 'mmr'"),
+        ("divprune", torch.ones(2), "expected a weight with mmr, idpruner and dpp only, got method 'divprune'"),
     ]:
         with pytest.raises(ValueError, match=message):
             verify_trace(method, x, picks, weight)

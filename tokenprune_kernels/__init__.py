@@ -1,4 +1,4 @@
-"""Exact, deterministic selection of visual tokens: DivPrune, MMR and IDPruner as torch operators.
+"""Exact, deterministic selection of visual tokens: DivPrune, MMR, IDPruner and the DPP as torch operators.
 
 Importing this package registers ``torch.ops.tokenprune``; the functions below are the same selections with the budget
 as a count or a ratio.
@@ -6,7 +6,7 @@ as a count or a ratio.
 
 from .backends.triton import warmup
 from .dispatch import build_info, use_backend
-from .selectors import divprune, divprune_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen, prune
+from .selectors import divprune, divprune_varlen, dpp, dpp_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen, prune
 from .version import __version__
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "build_info",
     "divprune",
     "divprune_varlen",
+    "dpp",
+    "dpp_varlen",
     "idpruner",
     "idpruner_varlen",
     "mmr",

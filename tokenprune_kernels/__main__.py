@@ -1,4 +1,4 @@
-"""The command line: ``python -m tokenprune_kernels prune IMAGE`` and ``python -m tokenprune_kernels info``."""
+"""The command line: ``python -m tokenprune_kernels prune IMAGE``, ``analyse IMAGE...`` and ``info``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
-from . import importance, pictures
+from . import analysis, importance, pictures
+from .analysis import figures
+from .analysis.progress import Progress
 from .dispatch import build_info
-from .selectors import prune
+from .selectors import kept_count, prune
 
 METHODS = ("divprune", "idpruner", "mmr")
 
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m tokenprune_kernels", description="Exact selection of visual tokens.")
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_prune(commands)
+    _add_analyse(commands)
     _add_info(commands)
     options, surplus = parser.parse_known_args(arguments)
     if surplus:
@@ -54,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_prune(commands: Any) -> None:
     command = commands.add_parser("prune", help="prune a picture's patches and draw the ones that are kept")
     command.add_argument("image", metavar="IMAGE", help="a picture file")
-    command.add_argument(
-        "--keep", type=_keep_ratio, default=0.1, metavar="RATIO", help="share of patches to keep, in (0, 1] (0.1)"
-    )
+    _add_keep(command)
     command.add_argument(
         "--method", type=_method, default="divprune", metavar="METHOD", help=f"one of {', '.join(METHODS)} (divprune)"
     )
@@ -68,6 +70,30 @@ def _add_prune(commands: Any) -> None:
     )
     command.add_argument("--out", default="kept.png", metavar="FILE", help="the picture to write (kept.png)")
     command.set_defaults(run=_prune)
+
+
+def _add_analyse(commands: Any) -> None:
+    command = commands.add_parser(
+        "analyse", help="measure importance and diversity of every selector on pictures or saved features"
+    )
+    command.add_argument("images", metavar="IMAGE", nargs="*", help="picture files")
+    command.add_argument(
+        "--features",
+        metavar="FILE",
+        help="a safetensors file with features [N, D] or [B, N, D], and importance and grid if you have them",
+    )
+    command.add_argument(
+        "--vision-tower", metavar="PATH", help="a directory with a transformers vision tower, to take features from"
+    )
+    _add_keep(command)
+    command.add_argument("--out", default="report", metavar="DIRECTORY", help="where figures and CSV go (report)")
+    command.set_defaults(run=_analyse)
+
+
+def _add_keep(command: Any) -> None:
+    command.add_argument(
+        "--keep", type=_keep_ratio, default=0.1, metavar="RATIO", help="share of patches to keep, in (0, 1] (0.1)"
+    )
 
 
 def _add_info(commands: Any) -> None:
@@ -122,6 +148,39 @@ def _prune(options: argparse.Namespace) -> None:
     pictures.save_picture(pictures.draw_kept(picture, kept), options.out)
     print(f"{options.method} kept {len(kept):,} of {len(tokens):,} patches in {1e3 * elapsed:.1f} ms")
     print(f"wrote {options.out}")
+
+
+def _analyse(options: argparse.Namespace) -> None:
+    if options.features is not None and options.vision_tower is not None:
+        raise ValueError("analyse: expected --features or --vision-tower, got both")
+    if not options.images and options.features is None:
+        raise ValueError("analyse: expected an IMAGE or --features, got neither")
+    figures.check_matplotlib()
+    if options.features is not None:
+        samples = analysis.from_features(options.features, options.images)
+    elif options.vision_tower is not None:
+        tower = analysis.load_vision_tower(options.vision_tower)
+        samples = [tower(image) for image in options.images]
+    else:
+        samples = [analysis.from_picture(image) for image in options.images]
+    names = [sample.name for sample in samples]
+    if len(set(names)) < len(names):
+        raise ValueError(f"analyse: expected pictures of different names, got {', '.join(names)}")
+    plans = []
+    for sample in samples:
+        k = kept_count("analyse", len(sample.x), options.keep)
+        if k < 2:
+            raise ValueError(f"analyse: expected --keep to keep at least 2 tokens, got {k} of {sample.name}")
+        plans += [(sample, step) for step in analysis.steps(sample, k)]
+    analysis.make_directory(Path(options.out))
+    measurements = []
+    with Progress(len(plans)) as progress:
+        for sample, step in plans:
+            progress.step(f"{sample.name}: {step.selector}")
+            measurements.append(analysis.measure(sample, step))
+    print(analysis.table(samples, measurements))
+    for path in analysis.write_report(samples, measurements, Path(options.out)):
+        print(f"wrote {path}")
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -344,3 +344,42 @@ def idpruner_varlen(
     ``idpruner``.
     """
     return _varlen("idpruner_varlen", x, cu_seqlens, cu_k, total_k, max_seqlen, lam, importance=importance)
+
+
+@_operator("Tensor x, Tensor relevance, SymInt k")
+def dpp(x: Tensor, relevance: Tensor, k: int) -> tuple[int, ...]:
+    """Greedy MAP inference for a determinantal point process (Chen et al., NeurIPS 2018, arXiv 1709.05135, section 4).
+
+    The kernel is ``L_ij = relevance_i * similarity_ij * relevance_j``, as in CDPruner (Zhang et al., arXiv 2506.10967,
+    section 3). First the row with the largest ``L_ii``, then repeatedly the unselected row that multiplies the
+    determinant of the selected rows' kernel by most. That factor is the row's gain. Gains below ``2e-5 * max L_ii``
+    count as zero: where none is left, the lowest index comes first.
+
+    Args:
+        x: tokens, ``[..., N, D]``, D >= 1, float16, bfloat16 or float32, any strides.
+        relevance: ``[..., N]``, float16, bfloat16, float32 or float64, turned into float32; not negative.
+        k: how many rows to keep of each item, ``0 <= k <= N``.
+
+    Returns:
+        int64 ``[..., k]``: the kept rows of each item in selection order. ``.scores`` adds float32 ``[..., k]``: the
+        gain with which each row was picked.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came. A negative relevance is an error on
+            the CPU and counts as 0 on a GPU.
+
+    Takes O(N k (D + k)) operations. On the CPU, takes O(N k) memory, as far as rows are compared with the picks.
+    """
+    return _dense("dpp", x, k, relevance=relevance)
+
+
+@_operator("Tensor x, Tensor relevance, Tensor cu_seqlens, Tensor cu_k, SymInt total_k, SymInt max_seqlen")
+def dpp_varlen(
+    x: Tensor, relevance: Tensor, cu_seqlens: Tensor, cu_k: Tensor, total_k: int, max_seqlen: int
+) -> tuple[int, ...]:
+    """``dpp`` on each segment of a packed ragged batch.
+
+    ``relevance`` is ``[T]``, the other arguments, the result and the errors are those of ``divprune_varlen`` and
+    ``dpp``.
+    """
+    return _varlen("dpp_varlen", x, cu_seqlens, cu_k, total_k, max_seqlen, relevance=relevance)

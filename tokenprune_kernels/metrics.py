@@ -1,10 +1,91 @@
-"""Measures of a selection, and of what it saves."""
+"""Measures of a selection, and of what it saves.
+
+Distances are cosine distances, ``1 - similarity``, in float64; a zero token is at distance 1 from everything. Leading
+dimensions number independent items. What compares many tokens does so block by block: no measure keeps a matrix of all
+pairs of tokens.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_BLOCK_ROWS = 512
+
+
+def importance_retention(importance: Tensor, kept: Tensor) -> Tensor:
+    """The importance that is kept, as a share of the most that as many tokens can hold.
+
+    The importance retention ratio of IDPruner's analysis (Tan et al., arXiv 2602.13315, section 3).
+
+    Args:
+        importance: of each token, ``[..., N]``, any floating dtype, finite and not negative.
+        kept: the numbers of the kept tokens, int64 ``[..., k]``, each once.
+
+    Returns:
+        float64 ``[...]`` in [0, 1]; 1 where there is no importance to keep.
+
+    Raises:
+        ValueError: for importance that is negative or not finite, or a token that is out of range or kept twice.
+    """
+    _check_kept("importance_retention", kept, importance.shape)
+    importance = importance.double()
+    wrong = importance[~(importance >= 0) | ~importance.isfinite()]
+    if len(wrong):
+        raise ValueError(
+            f"importance_retention: expected importance to be finite and at least 0, got {float(wrong[0]):.6g}"
+        )
+    most = importance.sort(dim=-1, descending=True).values[..., : kept.shape[-1]].sum(dim=-1)
+    return torch.where(most > 0, importance.gather(-1, kept).sum(dim=-1) / most, 1.0)
+
+
+def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None = None, seed: int = 0) -> Tensor:
+    """The Hopkins statistic of the kept tokens: are they nearer to each other than to uniform draws?
+
+    ``u / (u + w)``, where w is the mean distance of a kept token to the nearest other one, and u that of a uniform draw
+    to the nearest kept token (Hopkins & Skellam, 1954, Annals of Botany 18; Cross & Jain, 1982, without their power of
+    the dimension, in which hundreds of dimensions would leave nothing but 0 and 1). Towards 0, tokens are evenly
+    spread, 1/2 is what uniform draws themselves have, towards 1 they are clustered. IDPruner's analysis measures
+    diversity by it (Tan et al., arXiv 2602.13315, section 3).
+
+    Args:
+        tokens: the kept ones, ``[..., k, D]``, any floating dtype, k >= 2.
+        within: None draws uniform directions, the uniform distribution of cosine geometry. Given the tokens that were
+            dropped, ``[..., N, D]``, draws are made among them: then 1/2 is what a random selection has.
+        draws: how many, at least 1; by default k.
+        seed: of the draws, which are the same for every item.
+
+    Returns:
+        float64 ``[...]``; 1/2 where all distances are 0.
+
+    Raises:
+        ValueError: for fewer than two tokens or one draw, or tokens to draw among that do not fit.
+    """
+    k, depth = tokens.shape[-2:]
+    draws = k if draws is None else draws
+    if k < 2:
+        raise ValueError(f"hopkins: expected at least 2 tokens, got {k}")
+    if draws < 1:
+        raise ValueError(f"hopkins: expected at least 1 draw, got {draws}")
+    generator = torch.Generator().manual_seed(seed)
+    if within is None:
+        points = torch.randn(draws, depth, generator=generator, dtype=torch.float64).to(tokens.device)
+        points = points.expand(*tokens.shape[:-2], draws, depth)
+    else:
+        if (*within.shape[:-2], within.shape[-1]) != (*tokens.shape[:-2], depth) or within.shape[-2] < 1:
+            expected = [*tokens.shape[:-2], "N", depth]
+            raise ValueError(f"hopkins: expected within to have shape {expected}, got shape {list(within.shape)}")
+        drawn = torch.randint(within.shape[-2], (draws,), generator=generator).to(within.device)
+        points = within.index_select(-2, drawn)
+    unit = _unit(tokens)
+    among_kept = _nearest_distance(unit, unit, same=True).mean(dim=-1)
+    from_draws = _nearest_distance(_unit(points), unit).mean(dim=-1)
+    total = among_kept + from_draws
+    return torch.where(total > 0, from_draws / total, 0.5)
 
 
 def smallest_distance(tokens: Tensor) -> Tensor:
@@ -21,13 +102,83 @@ def smallest_distance(tokens: Tensor) -> Tensor:
     Raises:
         ValueError: for fewer than two tokens.
     """
-    k = tokens.shape[-2]
-    if k < 2:
-        raise ValueError(f"smallest_distance: expected at least 2 tokens, got {k}")
-    unit = F.normalize(tokens.double(), dim=-1, eps=1e-12)
-    distance = 1.0 - unit @ unit.mT
-    itself = torch.eye(k, dtype=torch.bool, device=tokens.device)
-    return distance.masked_fill(itself, torch.inf).amin(dim=(-2, -1))
+    _check_pairs("smallest_distance", tokens)
+    unit = _unit(tokens)
+    return _nearest_distance(unit, unit, same=True).amin(dim=-1)
+
+
+def mean_distance(tokens: Tensor) -> Tensor:
+    """The mean diversity objective: the mean cosine distance between two of the tokens.
+
+    The max-sum dispersion that max-min diversity is set against (Alvar et al., CVPR 2025, arXiv 2503.02175, section 3),
+    divided by the number of pairs. O(k D).
+
+    Args:
+        tokens: the kept tokens, ``[..., k, D]``, k >= 2.
+
+    Returns:
+        float64 ``[...]``.
+
+    Raises:
+        ValueError: for fewer than two tokens.
+    """
+    _check_pairs("mean_distance", tokens)
+    k, unit = tokens.shape[-2], _unit(tokens)
+    # All pairs together are the square of the sum, less each token with itself.
+    similarities = unit.sum(dim=-2).square().sum(dim=-1) - unit.square().sum(dim=(-2, -1))
+    return 1.0 - similarities / (k * (k - 1))
+
+
+def coverage(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the dropped tokens are from the nearest kept one, on average and at worst.
+
+    The objectives of k-medians and of k-centres on the kept tokens (Gonzalez, 1985, Theoretical Computer Science 38,
+    for the latter). O(N k D).
+
+    Args:
+        x: all tokens, ``[..., N, D]``, any floating dtype.
+        kept: the numbers of the kept ones, int64 ``[..., k]``, k >= 1, each once.
+
+    Returns:
+        ``(mean, worst)``, float64 ``[...]`` each; 0 where nothing is dropped.
+
+    Raises:
+        ValueError: for no kept token, or one that is out of range or kept twice.
+    """
+    _check_kept("coverage", kept, x.shape[:-1])
+    if kept.shape[-1] < 1:
+        raise ValueError("coverage: expected at least 1 kept token, got 0")
+    unit = _unit(x)
+    nearest = _nearest_distance(unit, _taken(unit, kept)).scatter(-1, kept, 0.0)
+    dropped = x.shape[-2] - kept.shape[-1]
+    return nearest.sum(dim=-1) / max(1, dropped), nearest.amax(dim=-1)
+
+
+def angle_histogram(tokens: Tensor, bins: int = 90) -> Tensor:
+    """How many pairs of tokens are at which angle to each other.
+
+    O(k^2 D) operations, block by block of 512 rows.
+
+    Args:
+        tokens: ``[..., k, D]``, any floating dtype; a zero token is at 90 degrees to everything.
+        bins: how many equal bins there are from 0 to 180 degrees, at least 1.
+
+    Returns:
+        int64 ``[..., bins]``: the number of pairs in each bin, each pair counted once; 180 degrees are in the last bin.
+
+    Raises:
+        ValueError: for no bins.
+    """
+    if bins < 1:
+        raise ValueError(f"angle_histogram: expected at least 1 bin, got {bins}")
+    k, unit = tokens.shape[-2], _unit(tokens)
+    counts = torch.zeros(*tokens.shape[:-2], bins, dtype=torch.int64, device=tokens.device)
+    for rows in _blocks(k):
+        similarity = unit[..., rows, :] @ unit.mT
+        which = (similarity.clamp(-1.0, 1.0).acos() * (bins / math.pi)).long().clamp_max(bins - 1)
+        later = torch.arange(k, device=tokens.device) > torch.arange(k, device=tokens.device)[rows].unsqueeze(-1)
+        counts.scatter_add_(-1, which.flatten(-2), later.long().expand_as(which).flatten(-2))
+    return counts
 
 
 def prefill_flops(n: int, d: int, m: int, layers: int) -> int:
@@ -54,3 +205,65 @@ def prefill_flops(n: int, d: int, m: int, layers: int) -> int:
         if value < 0:
             raise ValueError(f"prefill_flops: expected {name} to be at least 0, got {value}")
     return layers * (4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m)
+
+
+def prefill_flops_by_layer(counts: Iterable[int], d: int, m: int) -> int:
+    """``prefill_flops`` where layers see different numbers of tokens, as under FastV and VTW.
+
+    Args:
+        counts: how many tokens each layer is given.
+        d: the width of the layers.
+        m: the width of their feed-forwards.
+
+    Returns:
+        The number of operations.
+
+    Raises:
+        ValueError: for a negative argument.
+    """
+    return sum(prefill_flops(n, d, m, 1) for n in counts)
+
+
+def _check_pairs(name: str, tokens: Tensor) -> None:
+    if tokens.shape[-2] < 2:
+        raise ValueError(f"{name}: expected at least 2 tokens, got {tokens.shape[-2]}")
+
+
+def _check_kept(name: str, kept: Tensor, shape: torch.Size) -> None:
+    """Raises unless kept is ``[..., k]`` of different numbers below N, for the shape ``[..., N]``."""
+    if kept.shape[:-1] != shape[:-1] or kept.dtype != torch.int64:
+        expected = [*shape[:-1], "k"]
+        raise ValueError(f"{name}: expected kept to be int64 {expected}, got {kept.dtype} {list(kept.shape)}")
+    ordered = kept.sort(dim=-1).values
+    outside = ordered[(ordered < 0) | (ordered >= shape[-1])]
+    if len(outside):
+        raise ValueError(f"{name}: expected kept to be in [0, {shape[-1]}), got {int(outside[0])}")
+    repeated = ordered[..., 1:][ordered.diff(dim=-1) == 0]
+    if len(repeated):
+        raise ValueError(f"{name}: expected kept to hold each token once, got {int(repeated[0])} twice")
+
+
+def _unit(tokens: Tensor) -> Tensor:
+    return F.normalize(tokens.double(), dim=-1, eps=1e-12)
+
+
+def _taken(x: Tensor, kept: Tensor) -> Tensor:
+    return x.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, x.shape[-1]))
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + _BLOCK_ROWS, count)) for begin in range(0, count, _BLOCK_ROWS))
+
+
+def _nearest_distance(unit: Tensor, others: Tensor, *, same: bool = False) -> Tensor:
+    """The distance of each row of unit to the nearest of the others, float64 ``[..., N]``.
+
+    With ``same``, both are the same tokens, and a row is not its own neighbour.
+    """
+    nearest = unit.new_empty(unit.shape[:-1])
+    for rows in _blocks(unit.shape[-2]):
+        similarity = unit[..., rows, :] @ others.mT
+        if same:
+            similarity.diagonal(rows.start, -2, -1).fill_(-torch.inf)
+        nearest[..., rows] = 1.0 - similarity.amax(dim=-1)
+    return nearest.clamp_min(0.0)

@@ -12,7 +12,8 @@ from . import declaration
 
 _ops = getattr(torch.ops, declaration.NAMESPACE)
 
-_WEIGHT_OF = {"divprune": None, "mmr": "relevance", "idpruner": "importance"}
+_WEIGHT_OF = {"divprune": None, "mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
+_WITH_LAM = ("mmr", "idpruner")
 
 
 @overload
@@ -135,6 +136,43 @@ def idpruner(
     is as for ``divprune``.
     """
     return _select("idpruner", (x, importance), k, keep_ratio, (lam,), sorted, return_scores)
+
+
+@overload
+def dpp(
+    x: Tensor,
+    relevance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def dpp(
+    x: Tensor,
+    relevance: Tensor,
+    k: int | None = ...,
+    *,
+    keep_ratio: float | None = ...,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def dpp(
+    x: Tensor,
+    relevance: Tensor,
+    k: int | None = None,
+    *,
+    keep_ratio: float | None = None,
+    sorted: bool = False,
+    return_scores: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The k rows of each item chosen by greedy inference for a DPP (Chen et al., NeurIPS 2018), as CDPruner does.
+
+    ``relevance`` is ``[..., N]``, float16 to float64, not negative. Everything else is as for ``divprune``. How much
+    relevance counts against diversity is up to its spread: ``exp(a * relevance)`` makes it count more for a larger a.
+    """
+    return _select("dpp", (x, relevance), k, keep_ratio, (), sorted, return_scores)
 
 
 @overload
@@ -278,6 +316,45 @@ def idpruner_varlen(
     )
 
 
+@overload
+def dpp_varlen(
+    x: Tensor,
+    relevance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    sorted: bool = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def dpp_varlen(
+    x: Tensor,
+    relevance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = ...,
+    max_seqlen: int | None = ...,
+    *,
+    sorted: bool = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def dpp_varlen(
+    x: Tensor,
+    relevance: Tensor,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int | None = None,
+    max_seqlen: int | None = None,
+    *,
+    sorted: bool = False,
+    return_scores: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``dpp`` on each segment of a packed ragged batch; ``relevance`` is ``[T]``, the rest as ``divprune_varlen``."""
+    return _select_varlen("dpp", x, relevance, cu_seqlens, cu_k, total_k, max_seqlen, (), sorted, return_scores)
+
+
 def prune(
     x: Tensor,
     k: int | None = None,
@@ -299,10 +376,10 @@ def prune(
         x: tokens, ``[..., N, D]``, or ``[T, D]`` with ``cu_seqlens`` and ``cu_k``.
         k: how many rows to keep of each item; give this or ``keep_ratio``, neither with ``cu_seqlens``.
         keep_ratio: the share of rows to keep, in (0, 1].
-        method: ``"divprune"``, ``"mmr"`` (needs ``relevance``) or ``"idpruner"`` (needs ``importance``).
-        relevance: ``[..., N]`` or ``[T]``, for ``"mmr"``.
+        method: ``"divprune"``, ``"mmr"`` or ``"dpp"`` (need ``relevance``), or ``"idpruner"`` (needs ``importance``).
+        relevance: ``[..., N]`` or ``[T]``, for ``"mmr"`` and ``"dpp"``.
         importance: ``[..., N]`` or ``[T]``, for ``"idpruner"``.
-        lam: the share of relevance or importance, in [0, 1], by default 0.5; not for ``"divprune"``.
+        lam: the share of relevance or importance, in [0, 1], by default 0.5; for ``"mmr"`` and ``"idpruner"``.
         sorted: ascending indices, as language models consume them; False keeps selection order.
         cu_seqlens: see ``divprune_varlen``.
         cu_k: see ``divprune_varlen``.
@@ -320,7 +397,7 @@ def prune(
     weights = {"relevance": relevance, "importance": importance}
     check_method("prune", method, weights, lam)
     weight = weights.get(_WEIGHT_OF[method] or "")
-    lams = () if weight is None else (0.5 if lam is None else lam,)
+    lams = (0.5 if lam is None else lam,) if method in _WITH_LAM else ()
     if cu_seqlens is None:
         for name, value in {"cu_k": cu_k, "total_k": total_k, "max_seqlen": max_seqlen}.items():
             if value is not None:
@@ -345,7 +422,7 @@ def check_method(name: str, method: str, weights: Mapping[str, Any], lam: float 
         if (weight is None) == (argument == _WEIGHT_OF[method]):
             rule, got = ("a tensor", None) if weight is None else (None, _summary(weight))
             raise ValueError(f"{name}: expected {argument} to be {rule} with method {method!r}, got {got}")
-    if _WEIGHT_OF[method] is None and lam is not None:
+    if method not in _WITH_LAM and lam is not None:
         raise ValueError(f"{name}: expected lam to be None with method {method!r}, got {lam}")
 
 

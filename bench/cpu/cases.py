@@ -43,7 +43,8 @@ class Task:
     Attributes:
         x: ``[..., N, D]``.
         k: rows to keep of each item.
-        weight: float32 ``[..., N]``: the norms as importance, the cosine to ``query`` as relevance, None for DivPrune.
+        weight: float32 ``[..., N]``: the norms as importance, the cosine to ``query`` as relevance, the share of the
+            largest norm as the DPP's relevance, None for DivPrune.
         query: ``[..., D]``, what MMR ranks for: the mean row.
     """
 
@@ -61,6 +62,9 @@ def task(case: Case) -> Task:
         return Task(case.method, x, k)
     if case.method == "idpruner":
         return Task(case.method, x, k, importance.norm(x))
+    if case.method == "dpp":
+        norm = importance.norm(x)
+        return Task(case.method, x, k, norm / norm.amax(dim=-1, keepdim=True))
     query = x.float().mean(dim=-2)
     return Task(case.method, x, k, F.cosine_similarity(x.float(), query.unsqueeze(-2), dim=-1), query)
 
@@ -75,11 +79,12 @@ def cases() -> list[Case]:
     first, *others = inputs.PHOTOGRAPHS
     weighted = ("divprune", "idpruner")
     return [
-        *_each(inputs.photograph(first, 24), (*weighted, "mmr")),
+        *_each(inputs.photograph(first, 24), (*weighted, "mmr", "dpp")),
         *(case for name in others for case in _each(inputs.photograph(name, 24), weighted)),
         *_each(inputs.noise(576), ("divprune",)),
         *(case for name in (first, others[0]) for case in _each(inputs.photograph(name, 54), weighted)),
-        *_each(inputs.noise(2_916), ("divprune",)),
+        *_each(inputs.photograph(first, 54), ("dpp",)),
+        *_each(inputs.noise(2_916), ("divprune", "dpp")),
         *_each(inputs.crops(), weighted),
         *_each(inputs.photograph(first, 80), weighted),
         *_each(inputs.noise(6_400), ("divprune",)),
@@ -94,7 +99,7 @@ def cases() -> list[Case]:
 def quick_cases() -> list[Case]:
     """One photograph and noise, both small."""
     return [
-        *_each(inputs.photograph("astronaut", 24), ("divprune", "idpruner", "mmr")),
+        *_each(inputs.photograph("astronaut", 24), ("divprune", "idpruner", "mmr", "dpp")),
         *_each(inputs.noise(576), ("divprune",)),
     ]
 

@@ -64,6 +64,8 @@ def operator(task: Task) -> Select:
     select = getattr(torch.ops.tokenprune, task.method).default
     if task.weight is None:
         return lambda: select(task.x, task.k)
+    if task.method == "dpp":
+        return lambda: select(task.x, task.weight, task.k)
     return lambda: select(task.x, task.weight, task.k, LAM)
 
 
@@ -111,6 +113,21 @@ def pyversity(task: Task) -> Select:
     ).long()
 
 
+def cholesky_dpp(task: Task) -> Select:
+    return lambda: published.cholesky_dpp(task.x, task.weight, task.k)
+
+
+def pyversity_dpp(task: Task) -> Select:
+    """The DPP in NumPy, float32; the exponential that it takes of standardised scores is made to give the relevance."""
+    import pyversity
+
+    scores = task.weight.log().numpy()
+    scale = 2 * float(scores.std())
+    return lambda: torch.from_numpy(
+        pyversity.dpp(task.x.float().numpy(), scores, task.k, diversity=0.5, scale=scale).indices
+    ).long()
+
+
 def langchain(task: Task) -> Select:
     """MMR in NumPy, relevance formed from the query."""
     from langchain_core.vectorstores.utils import maximal_marginal_relevance
@@ -119,7 +136,7 @@ def langchain(task: Task) -> Select:
     return lambda: torch.tensor(maximal_marginal_relevance(query, task.x.float().numpy(), lambda_mult=LAM, k=task.k))
 
 
-OPERATOR = Implementation("tokenprune", ("divprune", "idpruner", "mmr"), operator, batches=None)
+OPERATOR = Implementation("tokenprune", ("divprune", "idpruner", "mmr", "dpp"), operator, batches=None)
 PEERS = (
     Implementation("published DivPrune loop", ("divprune",), published_divprune, most_rows=2_916),
     Implementation("running-minimum loop", ("divprune",), running_minimum),
@@ -129,6 +146,8 @@ PEERS = (
     Implementation("published IDPruner loop", ("idpruner",), published_idpruner),
     Implementation("torch-quickfps", ("divprune",), quickfps, most_rows=1_152, module="torch_quickfps"),
     Implementation("pyversity", ("idpruner", "mmr"), pyversity, most_rows=2_916, module="pyversity"),
+    Implementation("DPP loop", ("dpp",), cholesky_dpp),
+    Implementation("pyversity", ("dpp",), pyversity_dpp, most_rows=2_916, module="pyversity"),
     Implementation("langchain-core", ("mmr",), langchain, most_rows=576, module="langchain_core"),
     Implementation("one call for each item", ("divprune", "idpruner"), single_calls, batches=True),
 )

@@ -3,10 +3,11 @@
 
 #include "greedy.h"
 #include "outlier_search.h"
+#include "running_maximum.h"
 
 namespace tokenprune::cpu {
 
-struct DivPrune {
+struct DivPrune : RunningMaximum {
   std::vector<float> next_row_dot;
 
   template <class T, class Parallel>
@@ -20,14 +21,15 @@ struct DivPrune {
       item.running_maximum[i] = std::max(item.running_maximum[i], value);
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }
-    const auto score_of = [this](std::int64_t i, float nearest) { return score(i, nearest); };
+    const auto score_of = [](std::int64_t, float nearest) { return distance(nearest); };
     return OutlierSearch(item, score_of, block_sizes(item.rows.count), parallel.threads()).run(parallel);
   }
+  const float* dot_products_with(std::int64_t) const { return nullptr; }
   template <class T>
-  bool take_in_first(Item<T>&, std::int64_t) const {
-    return false;
+  float score(const Item<T>& item, std::int64_t i) const {
+    return distance(item.running_maximum[i]);
   }
-  float score(std::int64_t, float running_maximum) const { return 1.0f - running_maximum; }
+  static float distance(float similarity) { return 1.0f - similarity; }
 };
 
 template <class T, class Parallel>

@@ -1,10 +1,10 @@
-// The greedy selection, written once. A policy says how the first pick is made, and how a score is formed from the
-// running maximum similarity; ties, masking, non-finite rows and the order of picks live here.
+// The greedy selection, written once. A policy says how the first pick is made, what a row keeps of the picks, and how
+// its score is formed from that; ties, masking, non-finite rows and the order of picks live here.
 //
-// Scores only fall as rows are selected. So a running maximum that lacks some picks bounds its row's score from above,
-// and most rows never need the rest (the accelerated greedy of Minoux, 1978). A round takes the front, the rows with
-// the best bounds, brings it up to date, and works on the best of it alone, the candidates: while the best of them
-// beats every bound outside, it is the next pick, and only the similarities among them are needed to know the one
+// Scores only fall as rows are selected. So the score of a row that has not taken in some picks bounds the one it has
+// from above, and most rows never need the rest (the accelerated greedy of Minoux, 1978). A round takes the front, the
+// rows with the best bounds, brings it up to date, and works on the best of it alone, the candidates: while the best of
+// them beats every bound outside, it is the next pick, and only the similarities among them are needed to know the one
 // after.
 #pragma once
 
@@ -33,7 +33,7 @@ struct Picks {
 template <class T, class Policy>
 class Greedy {
  public:
-  Greedy(Item<T>& item, const Policy& policy, const Picks& picks, BlockSizes sizes, int threads)
+  Greedy(Item<T>& item, Policy& policy, const Picks& picks, BlockSizes sizes, int threads)
       : item_(item),
         policy_(policy),
         picks_(picks),
@@ -55,13 +55,13 @@ class Greedy {
       outside = std::min(outside, best_behind(candidates, able), comes_before);
       pick_from(candidates, outside, parallel);
     }
-    pick_non_finite();
+    pick_rest(RowState::non_finite, -kInfinity);
   }
 
  private:
   using Bound = std::vector<Key>::iterator;
 
-  Key key(std::int64_t i) const { return {policy_.score(i, item_.running_maximum[i]), i}; }
+  Key key(std::int64_t i) const { return {policy_.score(item_, i), i}; }
 
   // Moves the best bounds up to `end` in front of `middle`; the best of those behind it, kNoKey if there is none.
   Key best_behind(Bound middle, Bound end) {
@@ -72,23 +72,35 @@ class Greedy {
 
   void pick(Key key) {
     item_.state[key.index] = RowState::selected;
-    picks_.add(key);
+    picks_.add({policy_.reported(key.score), key.index});
   }
 
   template <class Parallel>
   void pick_first(Parallel& parallel) {
     const Key first = policy_.first_pick(item_, parallel);
     if (first.index == kNoKey.index) return;
+    if (policy_.exhausted(first)) return pick_rest(RowState::candidate, first.score);
     pick(first);
     if (picks_.complete()) return;
-    std::fill(item_.running_maximum.begin(), item_.running_maximum.end(), -kInfinity);
+    policy_.start(item_, first);
     selected_.append({first.index}, parallel);
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
       if (item_.state[i] == RowState::candidate) others.push_back(i);
-    if (!policy_.take_in_first(item_, first.index)) take_in(others, kNoKey, parallel);
-    std::fill(taken_in_.begin(), taken_in_.end(), 1);
+    take_in_first(others, parallel);
     for (const std::int64_t i : others) bounds_.push_back(key(i));
+  }
+
+  template <class Parallel>
+  void take_in_first(const std::vector<std::int64_t>& others, Parallel& parallel) {
+    const std::int64_t first = selected_.row(0);
+    const float* dot = policy_.dot_products_with(first);
+    if (dot == nullptr || !item_.products.one_order) return take_in(others, kNoKey, parallel);
+    for (const std::int64_t i : others) {
+      const float value = item_.similarity_of(i, first, dot[i]);
+      policy_.take_in(item_, i, &value, 0, 1);
+      taken_in_[i] = 1;
+    }
   }
 
   // `others` take in the picks that they lack, until their bounds turn out not to beat `outside`. Those that lack as
@@ -98,9 +110,10 @@ class Greedy {
     selected_.similarities(
         others, [&](std::int64_t i) { return taken_in_[i]; }, sizes_.part, parallel,
         [&](std::int64_t i, const float* values, std::int64_t first, std::int64_t count, int) {
-          for (std::int64_t j = 0; j < count; ++j)
-            item_.running_maximum[i] = std::max(item_.running_maximum[i], values[j]);
-          taken_in_[i] = first + count;
+          // Rows that are worked on together may lack fewer picks than the first of them.
+          const std::int64_t known = std::clamp<std::int64_t>(taken_in_[i] - first, 0, count);
+          policy_.take_in(item_, i, values + known, first + known, count - known);
+          taken_in_[i] = std::max<std::int64_t>(taken_in_[i], first + count);
           return beats(key(i), outside);
         });
   }
@@ -130,23 +143,25 @@ class Greedy {
     for (Bound bound = bounds_.begin(); bound != end; ++bound) rows.push_back(bound->index);
     candidates_.append(rows, parallel);
     candidates_.gram(matrix_.data(), parallel);
+    policy_.open(item_, rows);
 
     std::vector<std::int64_t> new_picks;
     while (beats(*best, outside)) {
+      if (policy_.exhausted(*best)) return pick_rest(RowState::candidate, best->score);
       pick(*best);
       new_picks.push_back(best->index);
       if (picks_.complete()) return;
-      const float* similarities = matrix_.data() + (best - bounds_.begin()) * candidates_.capacity();
+      const std::int64_t position = best - bounds_.begin();
+      policy_.pick_candidate(item_, rows, position, matrix_.data() + position * candidates_.capacity());
       best = end;
       for (Bound bound = bounds_.begin(); bound != end; ++bound) {
-        const std::int64_t i = bound->index;
-        if (item_.state[i] == RowState::selected) continue;
-        item_.running_maximum[i] = std::max(item_.running_maximum[i], similarities[bound - bounds_.begin()]);
-        *bound = key(i);
+        if (item_.state[bound->index] == RowState::selected) continue;
+        *bound = key(bound->index);
         if (best == end || comes_before(*bound, *best)) best = bound;
       }
       if (best == end) break;
     }
+    policy_.close(rows);
     selected_.append(new_picks, parallel);
     for (const std::int64_t i : rows) taken_in_[i] = selected_.size();
     bounds_.erase(
@@ -157,24 +172,26 @@ class Greedy {
   // Everything beats kNoKey: then there is no row outside.
   static bool beats(Key key, Key outside) { return outside.index == kNoKey.index || comes_before(key, outside); }
 
-  void pick_non_finite() {
-    for (std::int64_t i = 0; !picks_.complete(); ++i)
-      if (item_.state[i] == RowState::non_finite) pick({-kInfinity, i});
+  // Rows whose scores are all the same, whatever else is picked.
+  void pick_rest(RowState state, float score) {
+    for (std::int64_t i = 0; i < item_.rows.count && !picks_.complete(); ++i)
+      if (item_.state[i] == state) pick({score, i});
+    bounds_.clear();
   }
 
   Item<T>& item_;
-  const Policy& policy_;
+  Policy& policy_;
   Picks picks_;
   BlockSizes sizes_;
   Block<T> selected_;
   Block<T> candidates_;
   std::vector<float> matrix_;           // similarities among the candidates
-  std::vector<std::int64_t> taken_in_;  // how many picks are in a row's running maximum
+  std::vector<std::int64_t> taken_in_;  // how many picks a row has taken in
   std::vector<Key> bounds_;             // of the finite rows that are not selected
 };
 
 template <class T, class Policy, class Parallel>
-void greedy(Item<T>& item, const Policy& policy, const Picks& picks, Parallel& parallel) {
+void greedy(Item<T>& item, Policy& policy, const Picks& picks, Parallel& parallel) {
   Greedy<T, Policy>(item, policy, picks, block_sizes(item.rows.count), parallel.threads()).run(parallel);
 }
 

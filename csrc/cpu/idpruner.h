@@ -28,7 +28,8 @@ void idpruner(const Rows<T>& rows, const float* importance, double lam, const Pi
   FirstPickGuess guess(importance, rows.count);
   Item<T> item = prepare(rows, importance, guess, parallel);
   const std::vector<float> relevance = relevance_of(importance, item);
-  greedy(item, Mmr(relevance.data(), lam, guess), picks, parallel);
+  Mmr policy(relevance.data(), lam, guess);
+  greedy(item, policy, picks, parallel);
 }
 
 }  // namespace tokenprune::cpu

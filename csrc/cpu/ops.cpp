@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "divprune.h"
+#include "dpp.h"
 #include "float_environment.h"
 #include "idpruner.h"
 #include "interrupt.h"
@@ -27,7 +28,7 @@ namespace {
 
 using at::Tensor;
 
-enum class Method { divprune, mmr, idpruner };
+enum class Method { divprune, mmr, idpruner, dpp };
 
 struct Operator {
   const char* name;
@@ -96,6 +97,15 @@ void check_prefix_sum_contents(const Operator& op, const char* name, const std::
                      " at position ", i);
   TOKENPRUNE_CHECK(sums.back() <= capacity, op, name, " to end at or below ", capacity_name, " = ", capacity, ", got ",
                    sums.back());
+}
+
+// An infinite weight makes a row non-finite, whatever its sign.
+void check_signs(const Operator& op, const Tensor& weights) {
+  if (op.method != Method::dpp) return;
+  const float* values = weights.const_data_ptr<float>();
+  for (int64_t i = 0; i < weights.numel(); ++i)
+    TOKENPRUNE_CHECK(!(values[i] < 0.0f) || std::isinf(values[i]), op, op.weight_name, " to be at least 0, got ",
+                     values[i]);
 }
 
 void check_segments(const Operator& op, const std::vector<int64_t>& starts, const std::vector<int64_t>& kept,
@@ -213,6 +223,8 @@ void select(Method method, const Rows<T>& rows, const float* weight, double lam,
       return mmr(rows, weight, lam, picks, parallel);
     case Method::idpruner:
       return idpruner(rows, weight, lam, picks, parallel);
+    case Method::dpp:
+      return dpp(rows, weight, picks, parallel);
   }
 }
 
@@ -271,8 +283,10 @@ Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor
   check_k(op, k, x.size(-2));
   check_lam(op, lam);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-
   const DefaultFloatEnvironment environment;
+  const Tensor weights = as_float(weight);
+  check_signs(op, weights);
+
   const int64_t count = x.size(-2), depth = x.size(-1);
   auto shape = x.sizes().slice(0, x.dim() - 1).vec();
   shape.back() = k;
@@ -280,7 +294,6 @@ Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor
   if (std::get<0>(result).numel() == 0) return result;
 
   const Tensor tokens = with_unit_stride(x);
-  const Tensor weights = as_float(weight);
   with_element_type(x, [&](auto element) {
     using T = decltype(element);
     const T* data = static_cast<const T*>(tokens.const_data_ptr());
@@ -311,15 +324,16 @@ Result varlen(const Operator& op, bool with_scores, const Tensor& x, const Tenso
   const std::vector<int64_t> starts = to_vector(cu_seqlens), kept = to_vector(cu_k);
   check_segments(op, starts, kept, x.size(0), total_k, max_seqlen);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-
   const DefaultFloatEnvironment environment;
+  const Tensor weights = as_float(weight);
+  check_signs(op, weights.defined() ? weights.slice(0, 0, starts.back()) : weights);
+
   const Result result = allocate({total_k}, with_scores);
   const Picks unused = picks_into(result, kept.back(), total_k - kept.back(), 0);
   std::fill_n(unused.indices, unused.k, -1);
   if (unused.scores != nullptr) std::fill_n(unused.scores, unused.k, -kInfinity);
 
   const Tensor tokens = with_unit_stride(x);
-  const Tensor weights = as_float(weight);
   with_element_type(x, [&](auto element) {
     using T = decltype(element);
     const T* data = static_cast<const T*>(tokens.const_data_ptr());
@@ -350,6 +364,10 @@ Result idpruner_op(bool with_scores, const Tensor& x, const Tensor& importance, 
   return dense({"idpruner", Method::idpruner, "importance"}, with_scores, x, importance, k, lam);
 }
 
+Result dpp_op(bool with_scores, const Tensor& x, const Tensor& relevance, int64_t k) {
+  return dense({"dpp", Method::dpp, "relevance"}, with_scores, x, relevance, k, kNoLam);
+}
+
 Result divprune_varlen_op(bool with_scores, const Tensor& x, const Tensor& cu_seqlens, const Tensor& cu_k,
                           int64_t total_k, int64_t max_seqlen) {
   return varlen({"divprune_varlen", Method::divprune}, with_scores, x, Tensor(), cu_seqlens, cu_k, total_k, max_seqlen,
@@ -366,6 +384,12 @@ Result idpruner_varlen_op(bool with_scores, const Tensor& x, const Tensor& impor
                           const Tensor& cu_k, int64_t total_k, int64_t max_seqlen, double lam) {
   return varlen({"idpruner_varlen", Method::idpruner, "importance"}, with_scores, x, importance, cu_seqlens, cu_k,
                 total_k, max_seqlen, lam);
+}
+
+Result dpp_varlen_op(bool with_scores, const Tensor& x, const Tensor& relevance, const Tensor& cu_seqlens,
+                     const Tensor& cu_k, int64_t total_k, int64_t max_seqlen) {
+  return varlen({"dpp_varlen", Method::dpp, "relevance"}, with_scores, x, relevance, cu_seqlens, cu_k, total_k,
+                max_seqlen, kNoLam);
 }
 
 // The two overloads of an operator, from the one function above.

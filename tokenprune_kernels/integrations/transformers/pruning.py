@@ -47,8 +47,9 @@ def prune_inputs(
         inputs: what its processor made: int64 ``input_ids`` ``[B, L]``, ``attention_mask`` ``[B, L]`` (all ones where
             it is missing), ``pixel_values``, ``pixel_values_videos`` and what belongs to them. ``labels``, token type
             ids and ``position_ids`` are shortened, everything else is passed on. Without pixels, nothing changes.
-        method: ``"divprune"`` (Alvar et al., CVPR 2025), ``"mmr"`` (Carbonell & Goldstein, 1998; needs ``relevance``)
-            or ``"idpruner"`` (Tan et al., 2026; needs ``importance``).
+        method: ``"divprune"`` (Alvar et al., CVPR 2025), ``"mmr"`` (Carbonell & Goldstein, 1998; needs ``relevance``),
+            ``"idpruner"`` (Tan et al., 2026; needs ``importance``) or ``"dpp"`` (Chen et al., 2018; needs
+            ``relevance``, not negative).
         k: how many tokens to keep of each image or video, at least 1: one number, or one for each of the images, then
             of the videos. One with fewer tokens keeps them all. Give this or ``keep_ratio``.
         keep_ratio: the share of tokens to keep, in (0, 1], likewise; rounded half to even, at least one token.
@@ -56,8 +57,8 @@ def prune_inputs(
             a tensor ``[n_i]`` for each; a callable that makes ``[n, D]`` tokens into ``[n]`` weights, such as
             ``VisionSelectorScorer``; ``"norm"``; ``"text"``, the cosine to the mean embedding of the prompt's text; or
             ``"cls_attention"``, the attention of the vision tower's class token.
-        relevance: for ``"mmr"``, likewise.
-        lam: the share of relevance or importance, in [0, 1], by default 0.5; not for ``"divprune"``.
+        relevance: for ``"mmr"`` and ``"dpp"``, likewise.
+        lam: the share of relevance or importance, in [0, 1], by default 0.5; for ``"mmr"`` and ``"idpruner"``.
         scope: ``"item"`` for a budget of each image or video, ``"batch"`` for one that the whole batch shares.
         positions: ``"contiguous"`` numbers the shortened prompt anew, ``"original"`` leaves every token its position.
             By default contiguous; always original for the Qwen-VL models. Positions with gaps come with a masked column

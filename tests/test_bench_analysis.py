@@ -1,0 +1,53 @@
+"""The benchmark of the analysis, on a fraction of its inputs."""
+
+import json
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("transformers")
+pytest.importorskip("bench.analysis", reason="needs the source tree and scikit-image")
+
+from PIL import Image
+
+from bench import analysis as bench
+from tokenprune_kernels import analysis
+from tokenprune_kernels.analysis.selections import LAMS, SHARES, TEMPERATURES
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "image_size": 70}
+    monkeypatch.setattr(bench, "TOWER", bench.TOWER | sizes)
+    monkeypatch.setattr(bench, "RESULT", tmp_path / "analysis.json")
+    monkeypatch.setattr(bench, "FIGURE", tmp_path / "analysis.png")
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_result_of_saved_features(small, monkeypatch):
+    given = bench.samples
+    monkeypatch.setattr(bench, "samples", lambda directory: given(directory)[-3:])
+    monkeypatch.setattr(bench, "KEEP_RATIOS", (0.2,))
+    (small / "README.md").write_text(f"before\n{bench.BEGIN}\n{bench.END}\nafter\n")
+    bench.main()
+    result = json.loads((small / "analysis.json").read_text())
+    assert [row["sample"] for row in result["rows"]] == [
+        f"{name.partition('.')[0]}, untrained ViT" for name in bench.EMBEDDED
+    ]
+    for row in result["rows"]:
+        assert (row["tokens"], row["k"], row["keep_ratio"]) == (25, 5, 0.2)
+        assert 0 <= row["against"]["naive mixture"]["lower"] <= 1
+    assert bench.table(result["rows"]) in (small / "README.md").read_text()
+    assert "class attention | 25, k = 5 |" in bench.table(result["rows"])
+    assert Image.open(small / "analysis.png").width > 300
+    assert str(small) not in json.dumps(result)
+
+
+def test_photographs_come_first(small):
+    samples = bench.samples(small)
+    assert [sample.name for sample in samples[: len(bench.PICTURES)]] == [
+        name.partition(".")[0] for name in bench.PICTURES
+    ]
+    steps = analysis.steps(samples[0], 20)
+    assert len(steps) == 5 + len(LAMS) + len(SHARES) + len(TEMPERATURES)

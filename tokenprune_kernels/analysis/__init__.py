@@ -1,0 +1,25 @@
+"""The trade-off of importance and diversity, measured on a user's own pictures or features.
+
+What IDPruner's analysis shows (Tan et al., arXiv 2602.13315, section 3), in one command: ``python -m tokenprune_kernels
+analyse``. Needs the ``[analyse]`` extra.
+"""
+
+from .frontier import Comparison, compare
+from .report import make_directory, table, write_report
+from .samples import Sample, from_features, from_picture, load_vision_tower
+from .selections import Measurement, measure, steps
+
+__all__ = [
+    "Comparison",
+    "Measurement",
+    "Sample",
+    "compare",
+    "from_features",
+    "from_picture",
+    "load_vision_tower",
+    "make_directory",
+    "measure",
+    "steps",
+    "table",
+    "write_report",
+]

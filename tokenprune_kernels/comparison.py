@@ -1,0 +1,247 @@
+"""Selectors to compare with: what is kept by importance alone, by mixing, by position, by chance, and inside the model.
+
+Indices are int64 ``[..., k]``, in the order of selection, of the tokens ``[..., N]`` of each item. As for the
+operators, ties go to the lowest index and what is not finite comes last, lowest index first. Leading dimensions number
+independent items.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .selectors import divprune, kept_count
+
+
+def top_k(importance: Tensor, k: int) -> Tensor:
+    """The k most important tokens: what FastV and VisionSelector keep once they have their scores.
+
+    FastV: Chen et al., ECCV 2024, arXiv 2403.06764, section 4. VisionSelector: arXiv 2510.16598, section 3.
+
+    Args:
+        importance: ``[..., N]``, any floating dtype, turned into float32.
+        k: how many to keep, ``0 <= k <= N``.
+
+    Returns:
+        int64 ``[..., k]``.
+
+    Raises:
+        ValueError: for another k.
+
+    O(N log N).
+    """
+    _check_k("top_k", k, importance.shape[-1])
+    importance = importance.float()
+    importance = importance.masked_fill(~importance.isfinite(), -torch.inf)
+    return importance.argsort(dim=-1, descending=True, stable=True)[..., :k]
+
+
+def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor:
+    """The naive mixture: a share of the budget by importance, what is left of it by DivPrune among the other tokens.
+
+    DivPrune does not know of the first ones. The combination that IDPruner is compared with (Tan et al., arXiv
+    2602.13315, section 3).
+
+    Args:
+        x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
+        importance: ``[..., N]``, any floating dtype.
+        k: how many to keep, ``0 <= k <= N``.
+        share: in [0, 1]; ``round_half_even(share * k)`` tokens are kept by importance.
+
+    Returns:
+        int64 ``[..., k]``: those kept by importance, then those kept by DivPrune.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Costs what ``top_k`` and ``divprune`` cost, and a copy of x.
+    """
+    _check_k("mixture", k, x.shape[-2])
+    if importance.shape != x.shape[:-1]:
+        raise ValueError(
+            f"mixture: expected importance to have shape {list(x.shape[:-1])} (x without its last dimension), "
+            f"got shape {list(importance.shape)}"
+        )
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"mixture: expected share to be in [0, 1], got {share:.12g}")
+    important = top_k(importance, round(share * k))
+    others = _complement(important, x.shape[-2])
+    diverse = divprune(_taken(x, others), k - important.shape[-1])
+    return torch.cat([important, others.gather(-1, diverse)], dim=-1)
+
+
+def grid(rows: int, columns: int, k: int) -> Tensor:
+    """Patches spread evenly over a picture, whatever is in it.
+
+    As near to squares as the picture allows: about ``sqrt(k * rows / columns)`` rows of patches, each with an equal
+    share of the k, evenly spaced.
+
+    Args:
+        rows: of the picture's patches.
+        columns: likewise.
+        k: how many to keep, ``0 <= k <= rows * columns``.
+
+    Returns:
+        int64 ``[k]``, ascending patch numbers, counted row by row.
+
+    Raises:
+        ValueError: for another k.
+    """
+    _check_k("grid", k, rows * columns)
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64)
+    lines = min(max(round((k * rows / columns) ** 0.5), -(-k // columns), 1), rows, k)
+    kept = []
+    for line in range(lines):
+        row = (2 * line + 1) * rows // (2 * lines)
+        count = k * (line + 1) // lines - k * line // lines
+        kept += [row * columns + (2 * i + 1) * columns // (2 * count) for i in range(count)]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def random(count: int, k: int, seed: int = 0) -> Tensor:
+    """K of the tokens, by chance.
+
+    Args:
+        count: N.
+        k: how many to keep, ``0 <= k <= N``.
+        seed: of the choice.
+
+    Returns:
+        int64 ``[k]``; those for a smaller k are the first of those for a larger one.
+
+    Raises:
+        ValueError: for another k.
+    """
+    _check_k("random", k, count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
+
+
+def fastv(attention: Tensor, layer: int, ratio: float) -> tuple[Tensor, tuple[int, ...]]:
+    """FastV: from a layer on, the language model goes on without the visual tokens that receive the least attention.
+
+    Chen et al., ECCV 2024, arXiv 2403.06764, section 4: all tokens in the first K layers, then a share R dropped. Their
+    cost in operations is ``metrics.prefill_flops_by_layer`` of the counts that are returned, text tokens added.
+
+    Args:
+        attention: what each visual token receives in each layer, mean over heads and queries, ``[layers, ..., N]``, any
+            floating dtype.
+        layer: K, how many layers see all tokens, in [1, layers]; the last of them ranks.
+        ratio: R, the share that is dropped then, in [0, 1).
+
+    Returns:
+        ``(indices, counts)``: int64 ``[..., k]`` with ``k = max(1, round_half_even((1 - R) * N))``, and how many visual
+        tokens each layer sees.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+    """
+    layers, count = attention.shape[0], attention.shape[-1]
+    if not 1 <= layer <= layers:
+        raise ValueError(f"fastv: expected layer to be in [1, {layers}], got {layer}")
+    if not 0.0 <= ratio < 1.0:
+        raise ValueError(f"fastv: expected ratio to be in [0, 1), got {ratio:.12g}")
+    k = kept_count("fastv", count, 1.0 - ratio)
+    return top_k(attention[layer - 1], k), (count,) * layer + (k,) * (layers - layer)
+
+
+def vtw(count: int, layer: int, layers: int) -> tuple[int, ...]:
+    """VTW: after a layer, the language model goes on without any visual token.
+
+    Lin et al., AAAI 2025, arXiv 2405.05803, section 3.
+
+    Args:
+        count: N, how many visual tokens there are.
+        layer: K, how many layers see them, in [0, layers].
+        layers: how many there are.
+
+    Returns:
+        How many visual tokens each layer sees.
+
+    Raises:
+        ValueError: for another layer.
+    """
+    if not 0 <= layer <= layers:
+        raise ValueError(f"vtw: expected layer to be in [0, {layers}], got {layer}")
+    return (count,) * layer + (0,) * (layers - layer)
+
+
+def outliers(attention: Tensor) -> Tensor:
+    """PruMerge's choice: the tokens whose class attention is an outlier, as many as there are.
+
+    Those above the upper quartile by more than 1.5 times the distance of the quartiles (Shang et al., ICCV 2025, arXiv
+    2403.15388, section 3.2). Quartiles are interpolated linearly, in float64.
+
+    Args:
+        attention: of the vision tower's class token to each patch, ``[..., N]``, N >= 1, any floating dtype, finite.
+
+    Returns:
+        bool ``[..., N]``.
+
+    Raises:
+        ValueError: for no tokens.
+    """
+    if attention.shape[-1] < 1:
+        raise ValueError("outliers: expected at least 1 token, got 0")
+    ordered = attention.double().sort(dim=-1).values
+    lower, upper = _quantile(ordered, 0.25), _quantile(ordered, 0.75)
+    return attention.double() > (upper + 1.5 * (upper - lower)).unsqueeze(-1)
+
+
+def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None, neighbours: int = 32) -> Tensor:
+    """PruMerge's merging: to each kept token, its most similar tokens are added, weighted by their class attention.
+
+    As the published code does (Shang et al., ICCV 2025, arXiv 2403.15388, section 3.3): among all other tokens, kept
+    ones too, without dividing by the sum of the weights.
+
+    Args:
+        x: tokens, ``[..., N, D]``, any floating dtype, finite.
+        attention: of the class token to each, ``[..., N]``.
+        kept: int64 ``[..., k]``.
+        keys: what similarity is taken of, the vision tower's attention keys, ``[..., N, E]``; by default x.
+        neighbours: how many are added to each, at least 0; all others where there are fewer.
+
+    Returns:
+        The kept tokens with what was merged into them, ``[..., k, D]``, of x's dtype, sums in float32.
+
+    Raises:
+        ValueError: for attention or keys that do not fit x, or a negative number of neighbours.
+
+    O(N k E + N k log N) operations and O(N k) memory.
+    """
+    keys = x if keys is None else keys
+    for name, shape in (("attention", attention.shape), ("keys", keys.shape[:-1])):
+        if shape != x.shape[:-1]:
+            expected = list(x.shape[:-1])
+            raise ValueError(f"merge: expected {name} to have shape {expected} over tokens, got {list(shape)}")
+    if neighbours < 0:
+        raise ValueError(f"merge: expected neighbours to be at least 0, got {neighbours}")
+    unit = F.normalize(keys.float(), dim=-1, eps=1e-12)
+    similarity = (_taken(unit, kept) @ unit.mT).scatter(-1, kept.unsqueeze(-1), -torch.inf)
+    nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, x.shape[-2] - 1)]
+    weights = attention.float().unsqueeze(-2).expand(similarity.shape).gather(-1, nearest)
+    weighted = torch.zeros_like(similarity).scatter(-1, nearest, weights)
+    return (_taken(x, kept).float() + weighted @ x.float()).to(x.dtype)
+
+
+def _check_k(name: str, k: int, count: int) -> None:
+    if not 0 <= k <= count:
+        raise ValueError(f"{name}: expected k to be in [0, N] with N = {count}, got {k}")
+
+
+def _taken(x: Tensor, indices: Tensor) -> Tensor:
+    return x.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, x.shape[-1]))
+
+
+def _complement(indices: Tensor, count: int) -> Tensor:
+    """The tokens that are not among the indices ``[..., j]``, ascending, ``[..., N - j]``."""
+    chosen = torch.zeros(*indices.shape[:-1], count, dtype=torch.uint8, device=indices.device).scatter(-1, indices, 1)
+    return chosen.argsort(dim=-1, stable=True)[..., : count - indices.shape[-1]]
+
+
+def _quantile(ordered: Tensor, share: float) -> Tensor:
+    position = share * (ordered.shape[-1] - 1)
+    below = int(position)
+    above = min(below + 1, ordered.shape[-1] - 1)
+    return ordered[..., below] + (position - below) * (ordered[..., above] - ordered[..., below])
