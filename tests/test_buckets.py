@@ -19,7 +19,7 @@ from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from tokenprune_kernels.backends.triton import kernels, launch  # noqa: E402
 
-KERNELS = ("plan_kernel", "row_norm_kernel", "similarity_kernel", "greedy_kernel")
+KERNELS = tuple(name for name in kernels.__all__ if name.endswith("_kernel"))
 
 
 class Recorder:
@@ -93,6 +93,9 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
         weight = tokens(draw, (*items, count), draw.choice([torch.bfloat16, torch.float32, torch.float64]))
         method, overload, lam = draw.choice(METHODS), draw.choice(["default", "scores"]), draw.choice([0.0, 0.3, 1.0])
         monkeypatch.setattr(launch, "WORKSPACE_LIMIT", draw.choice([2**30, 8 * count**2, 1]))
+        monkeypatch.setattr(launch, "FORM", draw.choice([None, "materialised", "candidates"]))
+        multiprocessors = draw.choice([1, 132])
+        monkeypatch.setattr(launch, "_multiprocessors", lambda device, number=multiprocessors: number)
         if items or draw.random() < 0.5:
             k = draw.choice([1, min(count, 16), count])
             launch.operator(method, overload)(*arguments(method, x, weight, k, lam))
@@ -102,6 +105,7 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
             sums = int32(draw, segments), int32(draw, segments)
             launch.operator(f"{method}_varlen", overload)(*varlen_arguments(method, x, weight, *sums, *sizes, lam))
     assert len(buckets.keys_of) > 100
+    assert {bucket[0] for bucket in buckets.keys_of} == set(KERNELS)
 
 
 def test_wide_strides_are_a_bucket_of_their_own(buckets):

@@ -1,8 +1,8 @@
 """Ragged batches on the Triton backend whose prefix sums break the contract.
 
 Nothing on the device can raise, so a broken segment's slots are -1, every slot is written, and the other segments are
-selected as if alone; only where the workspace has to be sliced, those that overlap may find no room. (The native
-backend raises instead: test_varlen.py.)
+selected as if alone; only where the workspace is at its limit, those that overlap may find no room. (The native backend
+raises instead: test_varlen.py.)
 """
 
 import pytest
@@ -62,17 +62,20 @@ def healthy_segments(starts, kept, rows, total_k, max_seqlen):
             yield start, end - start, slot, min(slot_end - slot, end - start)
 
 
-def placed(segments, starts, rows, max_seqlen):
-    """Those of the healthy segments that find room in the workspace: all, unless they overlap and it is sliced."""
+def placed(segments, starts, rows, method, max_seqlen):
+    """Those of the healthy segments that find room in the workspace: all, unless they overlap, at its limit."""
     longest = min(rows, max_seqlen)
-    slice_rows, slices = launch._ragged_slices(len(starts) - 1, rows, longest) if longest else (1, 1)
-    used = 0
+    if longest == 0:
+        return
+    count = len(starts) - 1
+    form = launch._form(method, longest, launch._needed_rows(count, rows, longest))
+    room = launch._ragged_capacity(form, count, rows, longest)
     for segment in segments:
-        if used // slice_rows < slices:
+        room -= -(-segment[1] // 4)
+        if room >= 0:
             yield segment
         else:
             assert starts != sorted(starts)
-        used += -(-segment[1] // 4)
 
 
 def check(method, x, weight, starts, kept, total_k, max_seqlen):
@@ -81,7 +84,7 @@ def check(method, x, weight, starts, kept, total_k, max_seqlen):
     expected = torch.full((total_k,), -1)
     expected_scores = torch.full((total_k,), -torch.inf)
     healthy = healthy_segments(starts, kept, len(x), total_k, max_seqlen)
-    for start, length, slot, k in placed(healthy, starts, len(x), max_seqlen):
+    for start, length, slot, k in placed(healthy, starts, len(x), method, max_seqlen):
         rows, slots = slice(start, start + length), slice(slot, slot + k)
         alone, expected_scores[slots] = getattr(ops, method).scores(*arguments(method, x[rows], weight[rows], k))
         expected[slots] = alone + start
@@ -89,24 +92,37 @@ def check(method, x, weight, starts, kept, total_k, max_seqlen):
     assert torch.equal(scores, expected_scores)
 
 
-@pytest.fixture(params=[None, 1, 2], ids=["one slice", "slices of 1", "slices of 2"])
-def slices(request, monkeypatch):
-    """How many segments are worked through at a time."""
-    if request.param is not None:
-        padded = 4 * -(-MAX_SEQLEN // 4)
-        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", request.param * 4 * padded**2)
-        assert launch._ragged_slices(4, ROWS, MAX_SEQLEN)[1] > 1
+FORMS = [
+    *(("materialised", method) for method in METHODS),
+    ("candidates", "divprune"),
+    ("candidates at the limit", "idpruner"),
+]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.fixture
+def force(monkeypatch):
+    """Forces a form, with room for all segments at their longest unless it is at the limit."""
+
+    def set_form(form):
+        name, _, at_the_limit = form.partition(" ")
+        monkeypatch.setattr(launch, "FORM", name)
+        if at_the_limit:
+            monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
+
+    return set_form
+
+
+@pytest.mark.parametrize(("form", "method"), FORMS)
 @pytest.mark.parametrize(("starts", "kept"), CONTENTS)
-def test_broken_segments_are_left_out(backend, slices, method, starts, kept):
+def test_broken_segments_are_left_out(backend, force, form, method, starts, kept):
+    force(form)
     check(method, gaussian_tokens(ROWS, 8), random_weight(ROWS), starts, kept, TOTAL_K, MAX_SEQLEN)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("form", "method"), FORMS)
 @pytest.mark.parametrize(("rows", "total_k", "max_seqlen"), [(0, 8, 6), (12, 8, 0), (12, 0, 6), (12, 1, 1), (1, 8, 6)])
-def test_contents_beyond_small_capacities(backend, method, rows, total_k, max_seqlen):
+def test_contents_beyond_small_capacities(backend, force, form, method, rows, total_k, max_seqlen):
+    force(form)
     check(method, gaussian_tokens(rows, 8), random_weight(rows), [0, 1, 6], [0, 1, 4], total_k, max_seqlen)
 
 
@@ -143,13 +159,14 @@ def test_a_segment_after_many_that_overlap_is_right(backend):
     assert indices.tolist() == [first, -1] * 4 + [first, last]
 
 
-def test_segments_that_overlap_beyond_a_sliced_workspace_are_left_out(backend, monkeypatch):
-    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 4 * 12**2)
+@pytest.mark.parametrize("name", ["materialised", "candidates"])
+def test_segments_that_overlap_beyond_a_workspace_at_its_limit_are_left_out(backend, monkeypatch, name):
+    monkeypatch.setattr(launch, "FORM", name)
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
     x = gaussian_tokens(12, 8)
     starts = torch.tensor([0, 12] * 10, dtype=torch.int32)
     indices = ops.divprune_varlen(x, starts, torch.arange(20, dtype=torch.int32), 19, 12)
-    slice_rows, slices = launch._ragged_slices(19, 12, 12)
-    room = -(-slice_rows * slices // 3)
+    room = launch._needed_rows(19, 12, 12) // 3
     assert 1 < room < 10
     first = ops.divprune(x, 1).item()
     assert indices.tolist() == [first if s % 2 == 0 and s < 2 * room else -1 for s in range(19)]

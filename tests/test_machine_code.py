@@ -1,6 +1,8 @@
 """The Triton kernels' machine code, compiled without a GPU: every kernel and configuration on every architecture."""
 
+import functools
 import re
+import subprocess
 
 import pytest
 import torch
@@ -47,13 +49,27 @@ def compiled(kernel, architecture, tensors, constants, **options):
     return triton.compile(source, target=target, options=launch.OPTIONS | options)
 
 
+@functools.cache
+def _disassembled(binary, directory):
+    """All of a kernel's machine code: Triton's own disassembly ends after 4,096 instructions."""
+    file = directory / "kernel.cubin"
+    file.write_bytes(binary)
+    command = [triton.knobs.nvidia.cuobjdump.path, "-sass", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def machine_code(tmp_path):
+    return lambda kernel: _disassembled(kernel.asm["cubin"], tmp_path)
+
+
 def registers(code):
     return 1 + max(int(register) for register in re.findall(r"\bR(\d+)\b", code))
 
 
 def similarity_tensors(dtype, plan):
-    workspaces = dict.fromkeys(("reciprocal_norm", "similarity", "row_maximum"), torch.float32)
-    return {"x": dtype} | workspaces | ({"plan": torch.int64} if plan else {})
+    workspaces = dict.fromkeys(("reciprocal_norm", "similarity", "row_maximum", "partials"), torch.float32)
+    return {"x": dtype, "tickets": torch.int32} | workspaces | ({"plan": torch.int64} if plan else {})
 
 
 def similarity_kernel(config, architecture, dtype, depth, layout):
@@ -79,9 +95,9 @@ def configurations():
 
 
 @pytest.mark.parametrize(("architecture", "config", "dtype"), list(configurations()))
-def test_similarity_pass(architecture, config, dtype):
+def test_similarity_pass(machine_code, architecture, config, dtype):
     kernel = similarity_kernel(config, architecture, dtype, min(4096, config.largest_depth), ALIGNED)
-    code = kernel.asm["sass"]
+    code = machine_code(kernel)
     tensor_core_products = len(re.findall(TENSOR_CORE[architecture], code))
     if dtype == torch.float32:
         assert tensor_core_products == 0  # TF32 is not float32
@@ -100,10 +116,10 @@ def test_similarity_pass(architecture, config, dtype):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("depth", [33, 1_001])
-def test_similarity_pass_of_an_odd_layout(architecture, dtype, depth):
+def test_similarity_pass_of_an_odd_layout(machine_code, architecture, dtype, depth):
     config = configs.similarity_config(dtype.itemsize, 2_880, depth, architecture, aligned=False)
     kernel = similarity_kernel(config, architecture, dtype, depth, UNALIGNED)
-    code = kernel.asm["sass"]
+    code = machine_code(kernel)
     assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
     assert not re.search(LOCAL_MEMORY, code)
     assert kernel.metadata.shared <= config.shared_memory
@@ -153,6 +169,73 @@ def test_the_chunk_is_the_one_that_bounds_the_truncation():
     assert kernels.CHUNK.value == 1_024
 
 
+def grid_kernel(kernel, architecture, dtype, layout, depth, method="divprune", candidates=None):
+    """The outlier search, or the candidate blocks, as `launch` would have them compiled."""
+    config = configs.candidate_config(dtype.itemsize, architecture, aligned=layout is ALIGNED)
+    tensors = {"x": dtype, "reciprocal_norm": torch.float32, "indices": torch.int64, "scores": torch.float32}
+    tensors |= dict.fromkeys(("keys", "chosen", "state", "outlier_keys"), torch.int32) | {"gram": torch.float32}
+    constants = launch.candidate_constants(config, depth) | {"WITH_SCORES": True} | layout
+    if kernel is kernels.candidate_kernel:
+        constants |= {"METHOD": method, "CANDIDATE_N": candidates}
+        constants |= {"importance": None} if method == "divprune" else {}
+        tensors |= {} if method == "divprune" else {"importance": torch.float32}
+    tensors |= {} if "plan" in layout else {"plan": torch.int64}
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    return config, compiled(kernel, architecture, tensors, constants, **options)
+
+
+def grid_kernels():
+    for architecture in ARCHITECTURES:
+        for dtype in (torch.bfloat16, torch.float32):
+            for layout, depth in ((ALIGNED, 4_096), (UNALIGNED, 1_001)):
+                counts = sorted(
+                    {row.candidates for row in configs.CANDIDATE_COUNTS if dtype.itemsize in row.element_sizes}
+                )
+                forms = [(kernels.outlier_kernel, "divprune", None)]
+                forms += [
+                    (kernels.candidate_kernel, "divprune", counts[0]),
+                    (kernels.candidate_kernel, "mmr", counts[-1]),
+                ]
+                for kernel, method, candidates in forms:
+                    sizes = "" if candidates is None else f"-{method}-{candidates}"
+                    name = f"sm_{architecture}-{str(dtype).removeprefix('torch.')}-D {depth}-{kernel.__name__}{sizes}"
+                    yield pytest.param(kernel, architecture, dtype, layout, depth, method, candidates, id=name)
+
+
+# What a multiprocessor of the oldest devices of a family has room for, and what each block of it takes besides its own.
+SHARED_MEMORY, RESERVED_SHARED_MEMORY, REGISTERS = 100 * 1_024, 1_024, 65_536
+
+
+@pytest.mark.parametrize(
+    ("kernel", "architecture", "dtype", "layout", "depth", "method", "candidates"), list(grid_kernels())
+)
+def test_kernels_that_wait_for_their_grid(machine_code, kernel, architecture, dtype, layout, depth, method, candidates):
+    config, binary = grid_kernel(kernel, architecture, dtype, layout, depth, method, candidates)
+    code = machine_code(binary)
+    # The same products as in the similarity pass: another instruction could round otherwise.
+    assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
+    assert not re.search(LOCAL_MEMORY, code)
+    assert registers(code) <= config.registers
+    assert binary.metadata.shared <= config.shared_memory
+    # All programs have to be resident at once, or those that wait never end.
+    assert config.programs * config.num_warps * 32 * -(-registers(code) // 8) * 8 <= REGISTERS
+    assert config.programs * (binary.metadata.shared + RESERVED_SHARED_MEMORY) <= SHARED_MEMORY
+    # Whoever has waited reads what others wrote from the cache that all share.
+    assert re.search(r"\bATOMG\.E\.ADD\.STRONG\.GPU\b", code)
+    assert "CCTL.IVALL" in code
+    assert not re.search(r"\bLDG\.\S*CONSTANT", code)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+def test_first_pick(machine_code, architecture, method):
+    tensors = {"reciprocal_norm": torch.float32, "importance": torch.float32, "scores": torch.float32}
+    tensors |= {"state": torch.int32, "indices": torch.int64}
+    constants = {"METHOD": method, "WITH_SCORES": True, "VARLEN": False, "plan": None}
+    code = machine_code(compiled(kernels.first_pick_kernel, architecture, tensors, constants))
+    assert not re.search(LOCAL_MEMORY, code)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_row_norms(architecture, dtype):
@@ -175,7 +258,7 @@ def test_row_norms_are_summed_by_pairs(layout, dtype):
     kernel = compiled(kernels.row_norm_kernel, 90, tensors | plan, {"HAS_WEIGHT": True} | layout)
     # Only a sum of two terms has one result in every layout.
     reduced = re.findall(r"tt.reduce\"\(.*?\}\) : \(tensor<([0-9x]+)xf32>", kernel.asm["ttir"], re.DOTALL)
-    assert len(reduced) == kernels._NORM_FOLDS.value
+    assert len(reduced) == kernels.norms._NORM_FOLDS.value
     assert all(shape.split("x")[1] == "2" for shape in reduced)
 
 
@@ -185,15 +268,16 @@ def test_plan(architecture):
         kernels.plan_kernel,
         architecture,
         {"cu_seqlens": torch.int32, "cu_k": torch.int32, "plan": torch.int64},
-        {"BLOCK_S": 128},
+        {"UNIT_N": 64, "TRIANGULAR": True, "BLOCK_S": 128},
+        **launch.PLAN_OPTIONS,
     )
     assert not re.search(LOCAL_MEMORY, kernel.asm["sass"])
 
 
 def test_the_kernels_compile_for_gfx942():
     config = configs.similarity_config(2, 2_880, 4096, 80, aligned=True)
-    kernel = similarity_kernel(config, GPUTarget("hip", "gfx942", 64), torch.bfloat16, 4096, ALIGNED)
-    assert "v_mfma_f32" in kernel.asm["amdgcn"]
+    target = GPUTarget("hip", "gfx942", 64)
+    assert "v_mfma_f32" in similarity_kernel(config, target, torch.bfloat16, 4096, ALIGNED).asm["amdgcn"]
 
 
 def test_every_row_of_the_table_is_reachable_and_has_a_reason():
@@ -208,4 +292,14 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     assert taken == set(configs.SIMILARITY)
     taken = {configs.greedy_config(2**power, architecture) for power in range(4, 15) for architecture in ARCHITECTURES}
     assert taken == set(configs.GREEDY)
-    assert all(row.reason for row in (*configs.SIMILARITY, *configs.GREEDY))
+    taken = {
+        configs.candidate_config(size, architecture, aligned)
+        for size in (2, 4)
+        for architecture in ARCHITECTURES
+        for aligned in (True, False)
+    }
+    assert taken == set(configs.CANDIDATES)
+    taken = {configs.candidate_count(size, count) for size in (2, 4) for count in (1, 1_536, 1_537, 8_192, 8_193)}
+    assert taken == {row.candidates for row in configs.CANDIDATE_COUNTS}
+    tables = configs.SIMILARITY, configs.GREEDY, configs.CANDIDATES, configs.CANDIDATE_COUNTS
+    assert all(row.reason for table in tables for row in table)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenprune_kernels
-from tests.inputs import METHODS, arguments, exact_tokens, exact_weight, gaussian_tokens, ops, random_weight
+from tests.inputs import METHODS, arguments, exact_tokens, exact_weight, gaussian_tokens, judged, ops, random_weight
 from tests.test_backends import python
 from tests.test_varlen import prefix_sums, varlen_arguments
 from tokenprune_kernels.backends import triton as backend_package
@@ -22,40 +22,63 @@ only_triton = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture
+def runs(monkeypatch):
+    """The form of each run of launches, and the first item of its slice."""
+    recorded, run = [], launch._Selection.run
+
+    def recording(select, first, *arguments, **sizes):
+        recorded.append((type(select).__name__.removeprefix("_"), first))
+        run(select, first, *arguments, **sizes)
+
+    monkeypatch.setattr(launch._Selection, "run", recording)
+    return recorded
+
+
 @only_triton
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("limit", [1, 4 * 12 * 12 * 2])
-def test_a_batch_in_slices_is_the_batch_at_once(backend, monkeypatch, method, limit):
+@pytest.mark.parametrize(
+    ("limit", "form", "firsts"),
+    [
+        (1, "CandidateBlocks", range(5)),
+        (4 * 12 * 12, "Materialised", range(5)),
+        (8 * 12 * 12, "Materialised", (0, 2, 4)),
+    ],
+)
+def test_a_batch_in_slices_is_the_batch_at_once(backend, monkeypatch, runs, method, limit, form, firsts):
     x, weight = gaussian_tokens(5, 11, 16), random_weight(5, 11)
-    lengths, kept = (11, 0, 3, 10, 1), (4, 0, 3, 2, 1)
-    packed = varlen_arguments(
-        method, x.flatten(0, 1), weight.flatten(), prefix_sums(*lengths), prefix_sums(*kept), 11, 11
-    )
     expected = getattr(ops, method).scores(*arguments(method, x, weight, 4))
-    expected_packed = getattr(ops, f"{method}_varlen").scores(*packed)
+    assert runs == [("Materialised", 0)]
+    runs.clear()
     monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
-    slices, run = [], launch._Selection.run
-    monkeypatch.setattr(launch._Selection, "run", lambda *a, **sizes: slices.append(a[1]) or run(*a, **sizes))
     for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 4)), expected, strict=True):
         assert torch.equal(mine, theirs)
-    assert slices == list(range(5 if limit == 1 else 3))
-    slices.clear()
-    for mine, theirs in zip(getattr(ops, f"{method}_varlen").scores(*packed), expected_packed, strict=True):
-        assert torch.equal(mine, theirs)
-    assert slices == list(range(launch._ragged_slices(5, 55, 11)[1]))
-    assert len(slices) > 1
+    assert runs == [(form, first) for first in firsts]
 
 
 @only_triton
-def test_a_loose_longest_segment_costs_no_more_launches(backend, monkeypatch):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ragged_batch_beyond_the_limit_is_selected_from_by_candidate_blocks(backend, monkeypatch, runs, method):
+    x, weight, sums = gaussian_tokens(40, 16), random_weight(40), (prefix_sums(*[10] * 4), prefix_sums(*[2] * 4))
+    select = getattr(ops, f"{method}_varlen").scores
+    expected = select(*varlen_arguments(method, x, weight, *sums, 8, 10))
+    # Rows times the longest segment bound the sum of the squares of the lengths; each is padded to 4 rows.
+    for limit, form in ((4 * 12 * 48, "Materialised"), (4 * 12 * 48 - 1, "CandidateBlocks")):
+        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
+        for mine, theirs in zip(select(*varlen_arguments(method, x, weight, *sums, 8, 10)), expected, strict=True):
+            assert torch.equal(mine, theirs)
+        assert runs[-1] == (form, 0)
+    assert len(runs) == 3
+
+
+@only_triton
+def test_a_loose_longest_segment_costs_no_more_launches(backend, monkeypatch, runs):
     monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 4 * 70 * 70)
     x = gaussian_tokens(40, 16)
     sums = prefix_sums(*[10] * 4), prefix_sums(*[2] * 4)
     expected = ops.divprune_varlen(x, *sums, 8, 10)
-    run, slices = launch._Selection.run, []
-    monkeypatch.setattr(launch._Selection, "run", lambda *a, **sizes: slices.append(a[1]) or run(*a, **sizes))
     assert torch.equal(ops.divprune_varlen(x, *sums, 8, 40), expected)
-    assert slices == [0]
+    assert runs == [("Materialised", 0)] * 2
 
 
 @only_triton
@@ -150,16 +173,22 @@ def test_nothing_is_compiled_inside_a_capture(backend, monkeypatch):
 
 @only_triton
 @pytest.mark.parametrize("method", METHODS)
-def test_more_rows_than_the_greedy_kernel_holds_are_an_error(backend, method):
-    count = configs.LARGEST_COUNT + 1
-    x, weight = torch.ones(count, 1), torch.ones(count)
-    with pytest.raises(
-        ValueError, match=f"^{method}: expected N to be at most 16384 on the triton backend, got 16385$"
-    ):
-        getattr(ops, method)(*arguments(method, x, weight, 1))
-    packed = varlen_arguments(method, x, weight, prefix_sums(count), prefix_sums(1), 1, count)
-    with pytest.raises(ValueError, match=f"^{method}_varlen: expected max_seqlen to be at most 16384 on the triton"):
-        getattr(ops, f"{method}_varlen")(*packed)
+def test_more_rows_than_the_greedy_kernel_holds_are_no_limit(backend, monkeypatch, runs, method):
+    monkeypatch.setattr(launch, "LARGEST_COUNT", 20)
+    x, weight = gaussian_tokens(21, 8), random_weight(21)
+    judged(method, x, weight, 7)
+    judged(method, x[:20], weight[:20], 7)
+    getattr(ops, f"{method}_varlen")(*varlen_arguments(method, x, weight, prefix_sums(21), prefix_sums(1), 1, 21))
+    assert [form for form, _ in runs] == ["CandidateBlocks"] * 2 + ["Materialised"] * 2 + ["CandidateBlocks"]
+
+
+@only_triton
+@pytest.mark.slow
+def test_a_single_pick_of_more_rows_than_the_greedy_kernel_holds(backend, monkeypatch):
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 1)
+    x = torch.ones(configs.LARGEST_COUNT + 1, 1)
+    x[1_000] = -1
+    assert ops.divprune(x, 2).tolist() == [1_000, 0]
 
 
 @only_triton
@@ -196,9 +225,9 @@ def test_sizes_beyond_what_a_kernel_counts_are_an_error(backend):
     message = "^divprune: expected D to be at most 1073741824 on the triton backend, got 1073741825$"
     with pytest.raises(ValueError, match=message):
         launch.operator("divprune", "default")(torch.ones(1).expand(2, 2**30 + 1), 1)
-    segments = 2**15
+    segments = 2**21
     sums = torch.zeros(segments + 1, dtype=torch.int32), torch.zeros(segments + 1, dtype=torch.int32)
-    message = "expected at most 32767 segments with max_seqlen = 16384 on the triton backend, got 32768"
+    message = "expected at most 2097151 segments with max_seqlen = 16384 on the triton backend, got 2097152"
     with pytest.raises(ValueError, match=message):
         launch.operator("divprune_varlen", "default")(torch.ones(1).expand(16_384, 8), *sums, 1, 16_384)
 

@@ -8,10 +8,15 @@ machine code is tested against.
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
+
+CANDIDATES_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
+"""From so many rows on, candidate blocks are taken to be faster. Modelled by bench/roofline.py, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,7 @@ class SimilarityConfig:
     block_d: int = 64
     num_warps: int = 4
     num_stages: int = 3
-    registers: int = 232
+    registers: int = 255
     shared_memory: int = 50_000
     reason: str
 
@@ -41,6 +46,36 @@ class GreedyConfig:
     num_warps: int
     relevance_on_chip: bool = True
     registers: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateConfig:
+    """The tile of the outlier search and of the candidate blocks, as above.
+
+    ``programs`` are those of a multiprocessor that are resident at once.
+    """
+
+    element_sizes: tuple[int, ...]
+    oldest_architecture: int = 80
+    needs_alignment: bool = False
+    block_n: int = 64
+    block_d: int = 64
+    num_warps: int = 8
+    num_stages: int = 3
+    programs: int = 1
+    registers: int = 255
+    shared_memory: int = 50_000
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateCount:
+    """How many candidates a round has."""
+
+    element_sizes: tuple[int, ...]
+    largest_count: float = math.inf
+    candidates: int
     reason: str
 
 
@@ -62,18 +97,24 @@ SIMILARITY = (
         needs_alignment=True,
         block_n=128,
         num_warps=8,
-        registers=255,
         shared_memory=100_000,
         reason="half the traffic of the tile below; spills without 16-byte loads",
     ),
     SimilarityConfig(element_sizes=(2,), reason="conservative: fits everything"),
     SimilarityConfig(
         element_sizes=(4,),
+        needs_alignment=True,
         block_d=16,
         num_warps=8,
         num_stages=2,
-        registers=255,
         reason="float32 products run outside the tensor cores; a third stage spills",
+    ),
+    SimilarityConfig(
+        element_sizes=(4,),
+        block_d=16,
+        num_warps=8,
+        num_stages=1,
+        reason="without 16-byte loads a second stage spills on sm_100",
     ),
 )
 
@@ -92,6 +133,47 @@ GREEDY = (
         reason="as below; with the relevance in registers the compiler spills on sm_100",
     ),
     GreedyConfig(block_n=LARGEST_COUNT, num_warps=32, registers=64, reason="16 rows a thread, all a block can have"),
+)
+
+
+CANDIDATES = (
+    CandidateConfig(
+        element_sizes=(2,),
+        oldest_architecture=90,
+        needs_alignment=True,
+        num_warps=4,
+        programs=2,
+        reason="two programs hide each other's latencies; spills on sm_80 and without 16-byte loads",
+    ),
+    CandidateConfig(
+        element_sizes=(2,),
+        needs_alignment=True,
+        block_d=32,
+        reason="conservative: fits every device, with registers to spare",
+    ),
+    CandidateConfig(element_sizes=(2,), block_d=16, reason="the addresses of single elements take many registers"),
+    CandidateConfig(
+        element_sizes=(4,),
+        block_d=16,
+        num_stages=1,
+        reason="float32 products run outside the tensor cores; a second stage spills",
+    ),
+)
+
+CANDIDATE_COUNTS = (
+    CandidateCount(
+        element_sizes=(2,), largest_count=1_536, candidates=256, reason="a wider block saves no round of so few rows"
+    ),
+    CandidateCount(
+        element_sizes=(2,),
+        largest_count=8_192,
+        candidates=512,
+        reason="its 36 tiles are one wave, as the 10 of half the block are, and it takes fewer rounds",
+    ),
+    CandidateCount(
+        element_sizes=(2,), candidates=1_024, reason="a round reads all of x from memory: the fewer, the better"
+    ),
+    CandidateCount(element_sizes=(4,), candidates=256, reason="float32 products are slow: comparing has to stay cheap"),
 )
 
 
@@ -119,3 +201,43 @@ def similarity_config(element_size: int, count: int, depth: int, architecture: i
 def greedy_config(block_n: int, architecture: int) -> GreedyConfig:
     """The first row of the table that holds so many rows, for the device's compute capability."""
     return next(config for config in GREEDY if block_n <= config.block_n and architecture >= config.oldest_architecture)
+
+
+def candidate_config(element_size: int, architecture: int, aligned: bool) -> CandidateConfig:
+    """The first fitting row of the table; arguments as above."""
+    return next(
+        config
+        for config in CANDIDATES
+        if element_size in config.element_sizes
+        and architecture >= config.oldest_architecture
+        and (aligned or not config.needs_alignment)
+    )
+
+
+def candidate_count(element_size: int, count: int) -> int:
+    """How many candidates a round has; arguments as above."""
+    return next(
+        row.candidates for row in CANDIDATE_COUNTS if element_size in row.element_sizes and count <= row.largest_count
+    )
+
+
+def candidates_win(method: str, count: int) -> bool:
+    """Whether candidate blocks are taken to be faster than materialised similarities, where both can be had."""
+    return count >= CANDIDATES_FROM[method]
+
+
+def parts_of_depth(tiles: int, chunks: int, multiprocessors: int) -> int:
+    """Into how many parts D is split, so that there is a unit of work for every multiprocessor."""
+    return chunks if tiles < multiprocessors else 1
+
+
+def workspace_limit(environment: Mapping[str, str] = os.environ) -> int:
+    """The bytes in ``TOKENPRUNE_WORKSPACE_LIMIT``; 1 GiB without it.
+
+    Raises:
+        ValueError: no whole number of at least 1.
+    """
+    text = environment.get("TOKENPRUNE_WORKSPACE_LIMIT") or str(2**30)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"TOKENPRUNE_WORKSPACE_LIMIT: expected a number of bytes, at least 1, got {text!r}")
+    return int(text)

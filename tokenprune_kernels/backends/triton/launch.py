@@ -13,27 +13,56 @@ import triton
 from torch import Tensor
 
 from . import kernels
-from .configs import LARGEST_COUNT, GreedyConfig, SimilarityConfig, greedy_config, similarity_config
+from .configs import (
+    LARGEST_COUNT,
+    CandidateConfig,
+    GreedyConfig,
+    SimilarityConfig,
+    candidate_config,
+    candidate_count,
+    candidates_win,
+    greedy_config,
+    parts_of_depth,
+    similarity_config,
+    workspace_limit,
+)
 
-WORKSPACE_LIMIT = 2**30
-"""The most bytes of similarities at a time; a batch that needs more is worked through in slices.
+WORKSPACE_LIMIT = workspace_limit()
+"""The most bytes of similarities at a time, set by ``set_workspace_limit``.
 
-A slice holds one item at least, and a ragged one may end with one segment beyond the limit.
+A batch that needs more is worked through in slices, of one item at least; an item or a ragged batch that needs more is
+selected from by candidate blocks.
 """
+
+FORM: str | None = None
+"""Set by tests: ``"materialised"`` or ``"candidates"``, whatever the sizes."""
+
+CANDIDATE_ROUNDS = 2**31 - 1
+"""Set by tests: after so many rounds of candidate blocks, picks are made one at a time."""
+
+CANDIDATE_ROOM: int | None = None
+"""Set by tests: the most candidates of a round."""
 
 OPTIONS = {"enable_fp_fusion": False}
 """How every kernel is compiled: without fusion, a score is rounded the same way wherever it is formed."""
+
+PLAN_OPTIONS = {"num_warps": 8}
+"""With fewer, the compiler spills on sm_100."""
 
 _LARGEST_DEPTH = 2**30
 _MOST_PROGRAMS = 2**31 - 1  # of a grid
 
 _ALIGNMENT = 8
 _ROW_ALIGNMENT = kernels.ROW_ALIGNMENT.value
+_CHUNK = kernels.CHUNK.value
 _BLOCK_S = 128
 _ANY_ALIGNMENT = ("weight", "cu_seqlens", "cu_k")  # what kernels.py does not specialise on the alignment of
 _OLDEST_ARCHITECTURE = 80
 _CHECKED_ARCHITECTURES = (80, 90, 100)
 _INTERPRETED_ARCHITECTURE = 90
+
+_INTERPRETED_MULTIPROCESSORS = 2
+_SIMILARITY_PROGRAMS = 4  # per multiprocessor, as many as may find room there
 
 _compiled: set[tuple[Any, ...]] = set()
 
@@ -124,19 +153,21 @@ class _Tokens:
 def _dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool) -> Any:
     x = x.detach()
     leading, count = x.shape[:-2], x.shape[-2]
-    _check_sizes(method, "N", count, x.shape[-1])
+    _check_depth(method, x.shape[-1])
     indices = torch.empty(*leading, k, dtype=torch.int64, device=x.device)
     scores = torch.empty(*leading, k, dtype=torch.float32, device=x.device) if with_scores else None
     if indices.numel() > 0:
         x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
         items = x.shape[0]
         tokens = _Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
-        group = min(items, max(1, _workspace_rows(count) // _padded(count)))
-        capacity = group * _padded(count)
-        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, group, count, capacity)
+        form = _form(method, count, _padded(count))
+        group = min(items, max(1, WORKSPACE_LIMIT // form.item_bytes(tokens, count)))
         with _on_device(x):
-            for number, first in enumerate(range(0, items, group)):
-                select.run(number, min(group, items - first), group=group, count=count, k=k, plan=None)
+            select = form(
+                method, tokens, _contiguous(weight), lam, indices, scores, group, count, group * _padded(count)
+            )
+            for first in range(0, items, group):
+                select.run(first, min(group, items - first), count=count, k=k, plan=None)
     return indices if scores is None else (indices, scores)
 
 
@@ -154,18 +185,17 @@ def _varlen(
     x = _with_unit_stride(x.detach())
     rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
     longest = min(max_seqlen, rows)
-    _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
+    _check_depth(f"{method}_varlen", x.shape[-1])
     # What no segment owns, and what belongs to one that breaks the contract.
     indices = torch.full((total_k,), -1, dtype=torch.int64, device=x.device)
     scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=x.device) if with_scores else None
     if segments > 0 and longest > 0 and total_k > 0:
-        slice_rows, slices = _ragged_slices(segments, rows, longest)
-        # A slice's last segment may begin just before the next slice would.
-        capacity = min(segments * _padded(longest), slice_rows + _padded(longest))
         tokens = _Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
-        select = _Selection(method, tokens, _contiguous(weight), lam, indices, scores, segments, longest, capacity)
+        form = _form(method, longest, _needed_rows(segments, rows, longest))
+        capacity = _ragged_capacity(form, segments, rows, longest)
         with _on_device(x):
-            plan = torch.empty(segments, kernels.PLAN_COLUMNS.value, dtype=torch.int64, device=x.device)
+            select = form(method, tokens, _contiguous(weight), lam, indices, scores, segments, longest, capacity)
+            plan = torch.empty(segments + 1, kernels.PLAN_COLUMNS.value, dtype=torch.int64, device=x.device)
             _run(
                 kernels.plan_kernel,
                 1,
@@ -175,17 +205,45 @@ def _varlen(
                     "rows": rows,
                     "total_k": total_k,
                     "max_seqlen": longest,
-                    "slice_rows": slice_rows,
+                    "capacity": capacity,
                 },
-                {"BLOCK_S": _BLOCK_S},
+                {"UNIT_N": select.block_n, "TRIANGULAR": select.triangular, "BLOCK_S": _BLOCK_S},
+                **PLAN_OPTIONS,
             )
-            for number in range(slices):
-                select.run(number, segments, group=0, count=0, k=0, plan=plan)
+            select.run(0, segments, count=0, k=0, plan=plan)
     return indices if scores is None else (indices, scores)
+
+
+def _needed_rows(segments: int, rows: int, longest: int) -> int:
+    """The most workspace rows of segments that do not overlap, in units of ``_ROW_ALIGNMENT``."""
+    return min(segments * _padded(longest), rows // _ROW_ALIGNMENT + segments)
+
+
+def _ragged_capacity(form: type[_Selection], segments: int, rows: int, longest: int) -> int:
+    """How many workspace rows a ragged batch gets, in units of ``_ROW_ALIGNMENT``.
+
+    Where it fits the limit, there is room for every segment at its longest: even such as overlap, against the contract,
+    are then all right.
+    """
+    roomy = segments * _padded(longest)
+    return roomy if roomy * form.row_bytes(longest) <= WORKSPACE_LIMIT else _needed_rows(segments, rows, longest)
+
+
+def _form(method: str, longest: int, rows: int) -> type[_Selection]:
+    """The form of the algorithm for so many workspace rows, in units of ``_ROW_ALIGNMENT``."""
+    if FORM is not None:
+        return {"materialised": _Materialised, "candidates": _CandidateBlocks}[FORM]
+    fits = longest <= LARGEST_COUNT and rows * _Materialised.row_bytes(longest) <= WORKSPACE_LIMIT
+    return _CandidateBlocks if not fits or candidates_win(method, longest) else _Materialised
 
 
 class _Selection:
     """The launches that select from one slice of a batch after another, and the workspaces these share."""
+
+    block_n: int
+    """Rows of a unit of work."""
+    triangular: bool
+    """Whether a unit is a pair of such blocks."""
 
     def __init__(
         self,
@@ -208,30 +266,23 @@ class _Selection:
         self.scores = scores
         self.longest = longest
         self.capacity = capacity
-        self.config = similarity_config(
-            x.element_size(), longest, x.shape[-1], _architecture(x.device), tokens.whole_words
-        )
-        self.tiles = triton.cdiv(longest, self.config.block_n)
-        if segments * self.tiles**2 > _MOST_PROGRAMS:
+        self.architecture = _architecture(x.device)
+        self.norm_blocks = triton.cdiv(longest, kernels.NORM_BLOCK_N.value)
+        if segments * self.norm_blocks > _MOST_PROGRAMS:
             raise ValueError(
-                f"{method}: expected at most {_MOST_PROGRAMS // self.tiles**2} segments with max_seqlen = {longest} on "
-                f"the triton backend, got {segments}"
+                f"{method}: expected at most {_MOST_PROGRAMS // self.norm_blocks} segments with max_seqlen = {longest} "
+                f"on the triton backend, got {segments}"
             )
         rows = capacity * _ROW_ALIGNMENT
         self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
         self.importance = None if weight is None else x.new_empty(rows, dtype=torch.float32)
-        self.similarity = x.new_empty(rows, _padded(longest) * _ROW_ALIGNMENT, dtype=torch.float32)
-        self.row_maximum = x.new_empty(self.tiles, rows, dtype=torch.float32) if method == "divprune" else None
 
-    def run(self, slice_number: int, segments: int, *, group: int, count: int, k: int, plan: Tensor | None) -> None:
-        """Selects from one slice; all ``segments`` of a ragged batch are looked at in each."""
-        shared = {"VARLEN": plan is not None}
-        aligned = shared | {"ALIGNMENT": self.tokens.alignment}
-        sizes = {"slice_number": slice_number, "group": group, "count": count}
-        blocks = triton.cdiv(self.longest, kernels.NORM_BLOCK_N.value)
+    def run(self, first_segment: int, segments: int, *, count: int, k: int, plan: Tensor | None) -> None:
+        """Selects from a slice of a batch, or from a ragged one."""
+        slice_sizes = {"first_segment": first_segment, "count": count}
         _run(
             kernels.row_norm_kernel,
-            segments * blocks,
+            segments * self.norm_blocks,
             {
                 "x": self.tokens.x,
                 "weight": self.weight,
@@ -239,31 +290,84 @@ class _Selection:
                 "reciprocal_norm": self.reciprocal_norm,
                 "importance": self.importance,
             },
-            sizes | self.tokens.arguments() | {"blocks": blocks},
-            aligned | {"HAS_WEIGHT": self.weight is not None},
+            slice_sizes | self.tokens.arguments() | {"blocks": self.norm_blocks},
+            {
+                "HAS_WEIGHT": self.weight is not None,
+                "VARLEN": plan is not None,
+                "ALIGNMENT": self.tokens.alignment,
+            },
         )
+        self.select(slice_sizes | {"segments": segments}, k, plan)
+
+    def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
+        """The launches behind the row norms."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, float]:
+        return {"relevance_weight": float(self.lam), "redundancy_weight": 1.0 - self.lam}
+
+
+class _Materialised(_Selection):
+    """All similarities, then the greedy loop over their rows."""
+
+    triangular = True
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
+        return 4 * _padded(longest) * _ROW_ALIGNMENT**2
+
+    @staticmethod
+    def item_bytes(tokens: _Tokens, count: int) -> int:
+        return _padded(count) * _Materialised.row_bytes(count)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        x = self.tokens.x
+        self.config = similarity_config(
+            x.element_size(), self.longest, x.shape[-1], self.architecture, self.tokens.whole_words
+        )
+        self.block_n = self.config.block_n
+        self.tiles = triton.cdiv(self.longest, self.block_n)
+        rows = self.capacity * _ROW_ALIGNMENT
+        self.similarity = x.new_empty(rows, _padded(self.longest) * _ROW_ALIGNMENT, dtype=torch.float32)
+        self.row_maximum = x.new_empty(self.tiles, rows, dtype=torch.float32) if self.method == "divprune" else None
+
+    def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
+        x, varlen = self.tokens.x, {"VARLEN": plan is not None}
+        tiles = sizes["segments"] * (self.tiles * (self.tiles + 1) // 2)
+        parts = parts_of_depth(tiles, triton.cdiv(x.shape[-1], _CHUNK), _multiprocessors(x.device))
+        split = tiles if parts > 1 else 0
+        programs = min(tiles * parts, _SIMILARITY_PROGRAMS * _multiprocessors(x.device))
         _run(
             kernels.similarity_kernel,
-            segments * self.tiles**2,
+            programs,
             {
-                "x": self.tokens.x,
+                "x": x,
                 "plan": plan,
                 "reciprocal_norm": self.reciprocal_norm,
                 "similarity": self.similarity,
                 "row_maximum": self.row_maximum,
+                "partials": x.new_empty(max(1, split * parts * self.block_n**2), dtype=torch.float32),
+                "tickets": x.new_zeros(max(1, split), dtype=torch.int32),
             },
             sizes
             | self.tokens.arguments()
-            | {"tiles": self.tiles, "capacity": self.capacity, "stride_sn": _padded(self.longest)},
-            aligned | similarity_constants(self.config, self.tokens.x.shape[-1], self.method),
+            | {
+                "programs": programs,
+                "parts": parts,
+                "capacity": self.capacity,
+                "stride_sn": _padded(self.longest),
+            },
+            varlen | {"ALIGNMENT": self.tokens.alignment} | similarity_constants(self.config, x.shape[-1], self.method),
             num_warps=self.config.num_warps,
             num_stages=self.config.num_stages,
         )
         block_n = max(16, triton.next_power_of_2(self.longest))
-        greedy = greedy_config(block_n, _architecture(self.indices.device))
+        greedy = greedy_config(block_n, self.architecture)
         _run(
             kernels.greedy_kernel,
-            segments,
+            sizes["segments"],
             {
                 "similarity": self.similarity,
                 "row_maximum": self.row_maximum,
@@ -273,16 +377,87 @@ class _Selection:
                 "indices": self.indices,
                 "scores": self.scores,
             },
-            sizes
-            | {
-                "k": k,
-                "capacity": self.capacity,
-                "stride_sn": _padded(self.longest),
-                "relevance_weight": float(self.lam),
-                "redundancy_weight": 1.0 - self.lam,
-            },
-            shared | greedy_constants(greedy, block_n, self.config, self.method, self.scores is not None),
+            {"first_segment": sizes["first_segment"], "count": sizes["count"]}
+            | {"k": k, "capacity": self.capacity, "stride_sn": _padded(self.longest)}
+            | self.weights(),
+            varlen | greedy_constants(greedy, block_n, self.config, self.method, self.scores is not None),
             num_warps=greedy.num_warps,
+        )
+
+
+class _CandidateBlocks(_Selection):
+    """The first pick, then rounds of candidate blocks; memory linear in N."""
+
+    triangular = False
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
+        return 3 * 4 * _ROW_ALIGNMENT
+
+    @staticmethod
+    def item_bytes(tokens: _Tokens, count: int) -> int:
+        return 4 * candidate_count(tokens.x.element_size(), count) ** 2 + _padded(count) * _CandidateBlocks.row_bytes(
+            count
+        )
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        x, segments = self.tokens.x, arguments[6]
+        self.config = candidate_config(x.element_size(), self.architecture, self.tokens.whole_words)
+        self.block_n = self.config.block_n
+        self.candidates = candidate_count(x.element_size(), self.longest)
+        while self.candidates > self.block_n and 4 * segments * self.candidates**2 > WORKSPACE_LIMIT:
+            self.candidates //= 2
+        self.keys = x.new_empty(self.capacity * _ROW_ALIGNMENT, dtype=torch.int32)
+        self.chosen = x.new_empty(segments, self.candidates, dtype=torch.int32)
+        self.gram = x.new_empty(segments, self.candidates, self.candidates, dtype=torch.float32)
+        self.state = x.new_empty(segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32)
+
+    def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
+        x, segments = self.tokens.x, sizes["segments"]
+        self.state.zero_()
+        programs = 1
+        if x.is_cuda:
+            programs = self.config.programs * _multiprocessors(x.device)
+        resident = {"launch_cooperative_grid": True} if programs > 1 else {}
+        picks = {"plan": plan, "state": self.state, "indices": self.indices, "scores": self.scores}
+        constants = {"WITH_SCORES": self.scores is not None, "VARLEN": plan is not None}
+        tiles = candidate_constants(self.config, x.shape[-1]) | {"ALIGNMENT": self.tokens.alignment}
+        rows = {"x": x, "reciprocal_norm": self.reciprocal_norm, "keys": self.keys, "chosen": self.chosen}
+        sizes |= {"k": k}
+        room = self.candidates if CANDIDATE_ROOM is None else CANDIDATE_ROOM
+        if self.method == "divprune":
+            _run(
+                kernels.outlier_kernel,
+                programs,
+                rows | picks | {"outlier_keys": x.new_empty(segments, self.block_n, dtype=torch.int32)},
+                sizes | self.tokens.arguments() | {"programs": programs, "room": min(room, self.block_n)},
+                constants | tiles,
+                num_warps=self.config.num_warps,
+                num_stages=self.config.num_stages,
+                **resident,
+            )
+        else:
+            _run(
+                kernels.first_pick_kernel,
+                segments,
+                {"reciprocal_norm": self.reciprocal_norm, "importance": self.importance} | picks,
+                sizes,
+                constants | {"METHOD": self.method},
+            )
+        _run(
+            kernels.candidate_kernel,
+            programs,
+            rows | picks | {"importance": self.importance, "gram": self.gram},
+            sizes
+            | self.tokens.arguments()
+            | self.weights()
+            | {"programs": programs, "room": room, "rounds": CANDIDATE_ROUNDS},
+            constants | tiles | {"METHOD": self.method, "CANDIDATE_N": self.candidates},
+            num_warps=self.config.num_warps,
+            num_stages=self.config.num_stages,
+            **resident,
         )
 
 
@@ -294,6 +469,11 @@ def similarity_constants(config: SimilarityConfig, depth: int, method: str) -> d
         "BLOCK_N": config.block_n,
         "BLOCK_D": config.block_d,
     }
+
+
+def candidate_constants(config: CandidateConfig, depth: int) -> dict[str, Any]:
+    """The compile-time arguments of the outlier and candidate kernels that depend on neither layout nor batch."""
+    return {"EVEN_D": depth % config.block_d == 0, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
 
 
 def greedy_constants(
@@ -337,34 +517,14 @@ def _run(
     _compiled.add(bucket)
 
 
-def _workspace_rows(longest: int) -> int:
-    """How many rows of similarities, in units of ``_ROW_ALIGNMENT``, are worked on at a time."""
-    return WORKSPACE_LIMIT // (4 * _padded(longest) * _ROW_ALIGNMENT**2)
-
-
-def _ragged_slices(segments: int, rows: int, longest: int) -> tuple[int, int]:
-    """How many workspace rows begin a slice of a ragged batch, in units of ``_ROW_ALIGNMENT``, and how many slices.
-
-    Where it fits the limit, there is room for every segment at its longest: even such as overlap, against the contract,
-    are then all right. Otherwise there is room for as many rows as x has, which hold all segments that do not overlap.
-    """
-    padded, limit = _padded(longest), _workspace_rows(longest)
-    if segments * padded <= limit:
-        return segments * padded, 1
-    needed = min(segments * padded, rows // _ROW_ALIGNMENT + segments)
-    slice_rows = min(needed, max(limit - padded, padded))
-    return slice_rows, triton.cdiv(needed, slice_rows)
-
-
 def _padded(count: int) -> int:
     """Rows or columns of a workspace, in units of ``_ROW_ALIGNMENT``."""
     return triton.cdiv(count, _ROW_ALIGNMENT)
 
 
-def _check_sizes(name: str, argument: str, count: int, depth: int) -> None:
-    for what, size, largest in ((argument, count, LARGEST_COUNT), ("D", depth, _LARGEST_DEPTH)):
-        if size > largest:
-            raise ValueError(f"{name}: expected {what} to be at most {largest} on the triton backend, got {size}")
+def _check_depth(name: str, depth: int) -> None:
+    if depth > _LARGEST_DEPTH:
+        raise ValueError(f"{name}: expected D to be at most {_LARGEST_DEPTH} on the triton backend, got {depth}")
 
 
 def _with_unit_stride(x: Tensor) -> Tensor:
@@ -385,6 +545,13 @@ def _architecture(device: torch.device) -> int:
     if torch.version.hip is None and architecture < _OLDEST_ARCHITECTURE:
         raise RuntimeError(f"triton backend: expected compute capability 8.0 or newer, got {major}.{minor}")
     return architecture if architecture in _CHECKED_ARCHITECTURES else _OLDEST_ARCHITECTURE
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -1,0 +1,180 @@
+"""The forms of the algorithms on the Triton backend: materialised similarities and candidate blocks, bit for bit."""
+
+import pytest
+import torch
+
+from tests.inputs import (
+    METHODS,
+    arguments,
+    clustered_tokens,
+    exact_tokens,
+    exact_weight,
+    gaussian_tokens,
+    generator,
+    judged,
+    ops,
+    oracle,
+    random_weight,
+)
+from tests.test_varlen import prefix_sums, varlen_arguments
+
+launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
+
+pytestmark = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret),
+        pytest.param(("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
+)
+
+ENDLESS = 2**31 - 1
+# Candidates of a round, and rounds, after which there is one candidate at a time.
+ROUNDS = [(None, ENDLESS), (3, ENDLESS), (20, 1)]
+
+
+@pytest.fixture
+def force(monkeypatch):
+    """Forces a form, how many candidates there are and for how many rounds."""
+
+    def set_form(form, room=None, rounds=ENDLESS):
+        monkeypatch.setattr(launch, "FORM", form)
+        monkeypatch.setattr(launch, "CANDIDATE_ROOM", room)
+        monkeypatch.setattr(launch, "CANDIDATE_ROUNDS", rounds)
+
+    return set_form
+
+
+def given(kind, count):
+    """Tokens and a weight for each, of a kind that one of the forms could mistake."""
+    if kind == "exact":
+        return exact_tokens(count, 16, non_zeros=4, dtype=torch.bfloat16), exact_weight("mmr", count)
+    x, weight = gaussian_tokens(count, 16, dtype=torch.bfloat16), random_weight(count)
+    if kind == "clustered":
+        x = clustered_tokens(count, 16, 5, dtype=torch.bfloat16)
+    if kind == "duplicates":
+        x = x[torch.randint(count // 5, (count,), generator=generator(1))]
+    if kind == "zeros":
+        x = torch.zeros_like(x)
+    if kind == "some non-finite":
+        x[::3], weight[4] = torch.nan, torch.inf
+    if kind == "all but one non-finite":
+        x[torch.arange(count) != count // 2] = torch.inf
+    if kind == "all non-finite":
+        x[:] = -torch.inf
+    return x, weight
+
+
+def assert_equal(result, expected):
+    for mine, theirs in zip(result, expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("method", ["divprune", "idpruner"])
+@pytest.mark.parametrize(
+    ("kind", "count", "k"),
+    [
+        ("gaussian", 70, 9),
+        ("gaussian", 1, 1),
+        ("clustered", 130, 9),
+        ("exact", 70, 9),
+        ("duplicates", 20, 20),
+        ("zeros", 20, 20),
+        ("some non-finite", 20, 20),
+        ("all but one non-finite", 12, 12),
+        ("all non-finite", 9, 9),
+    ],
+)
+def test_every_form_gives_the_same_bits(backend, force, method, kind, count, k):
+    x, weight = given(kind, count)
+    select = getattr(ops, method).scores
+    force("materialised")
+    expected = select(*arguments(method, x, weight, k))
+    for room, rounds in ROUNDS:
+        force("candidates", room, rounds)
+        assert_equal(select(*arguments(method, x, weight, k)), expected)
+    assert_equal(select(*arguments(method, x, weight, 1)), [each[:1] for each in expected])
+
+
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_every_form_gives_the_same_bits_at_either_end_of_lam(backend, force, method, lam):
+    x, weight = given("some non-finite", 15)
+    force("materialised")
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 15, lam))
+    force("candidates", 5)
+    assert_equal(getattr(ops, method).scores(*arguments(method, x, weight, 15, lam)), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("room", "rounds"), [(None, ENDLESS), (2, 1)])
+def test_every_form_gives_the_same_bits_in_a_batch(backend, force, method, room, rounds):
+    x, weight = gaussian_tokens(3, 8, 1_040, dtype=torch.bfloat16), random_weight(3, 8)
+    force("materialised")
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 8))
+    force("candidates", room, rounds)
+    assert_equal(getattr(ops, method).scores(*arguments(method, x, weight, 8)), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("room", "rounds"), [(None, ENDLESS), (2, 1)])
+def test_every_form_gives_the_same_bits_in_a_ragged_batch(backend, force, method, room, rounds):
+    counts, kept = (0, 65, 1, 0, 30, 4), (0, 6, 1, 0, 0, 4)
+    x, weight = given("some non-finite", 100)
+    given_arguments = varlen_arguments(method, x, weight, prefix_sums(*counts), prefix_sums(*kept), 13, 65)
+    force("materialised")
+    expected = getattr(ops, f"{method}_varlen").scores(*given_arguments)
+    force("candidates", room, rounds)
+    assert_equal(getattr(ops, f"{method}_varlen").scores(*given_arguments), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_round_of_candidates_leaves_all_picks_exact(backend, force, method):
+    x, weight = exact_tokens(20, 16, non_zeros=4), exact_weight(method, 20)
+    force("candidates", 8, rounds=1)
+    assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 20)), oracle(method, x, weight, 20)[0])
+    judged(method, gaussian_tokens(20, 24), random_weight(20), 12)
+
+
+@pytest.mark.parametrize("method", ["divprune", "mmr"])
+@pytest.mark.parametrize("room", [None, 7])
+def test_more_rows_than_are_chosen_from_at_a_time(backend, force, method, room):
+    x, weight = gaussian_tokens(1_100, 4, dtype=torch.bfloat16), random_weight(1_100)
+    x[500:1_060] = x[:560].clone()  # ties between rows looked at together and apart
+    force("materialised")
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 6))
+    force("candidates", room)
+    assert_equal(getattr(ops, method).scores(*arguments(method, x, weight, 6)), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_candidates_do_not_depend_on_what_the_search_for_the_first_pick_compared(backend, force, method):
+    x, weight = gaussian_tokens(40, 8), random_weight(40)
+    force("candidates", 3)
+    alone = getattr(ops, method).scores(*arguments(method, x, weight, 7))
+    beside = getattr(ops, method).scores(*arguments(method, torch.stack([x.flip(0), x]), weight.expand(2, -1), 7))
+    assert_equal([result[1] for result in beside], alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_split_depth_gives_the_same_bits(backend, force, monkeypatch, dtype):
+    x = gaussian_tokens(2, 100, 2_100, dtype=dtype)
+    force("materialised")
+    results = []
+    for parts in (1, 3):
+        monkeypatch.setattr(launch, "parts_of_depth", lambda *_, parts=parts: parts)
+        results.append(ops.divprune.scores(x, 20))
+        results.append(ops.divprune_varlen.scores(x[1], prefix_sums(100), prefix_sums(20), 20, 100))
+    assert_equal(results[2], results[0])
+    assert_equal(results[3], results[1])
+    assert torch.equal(results[1][1], results[0][1][1])
+
+
+def test_tiles_in_several_bands(backend, force):
+    x = exact_tokens(64 * 9 + 5, 4, non_zeros=4)
+    force("candidates")
+    expected = ops.divprune.scores(x, 6)
+    force("materialised")
+    assert_equal(ops.divprune.scores(x, 6), expected)
+    assert torch.equal(ops.divprune(x, 6), oracle("divprune", x, None, 6)[0])

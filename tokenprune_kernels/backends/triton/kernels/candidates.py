@@ -1,0 +1,323 @@
+"""Candidate blocks: many picks from the similarities of a few rows.
+
+Scores only fall as rows are picked. So among the candidates, the rows with the best keys, each pick is the best of all
+rows as long as it comes before the best row outside, and only then do all rows take in the new picks.
+"""
+
+import triton
+import triton.language as tl
+
+from .choice import choose
+from .grid import grid_barrier, is_last
+from .scores import NON_FINITE, PICKED, UNBOUNDED, key_of, score_from, score_of
+from .segments import all_units, segment_at, segment_of
+from .similarity import dot_products, similarity_of, triangle_tile
+from .state import (
+    CANDIDATE_ARRIVALS,
+    CANDIDATES,
+    OPEN_SELECTIONS,
+    OUTSIDE_KEY,
+    OUTSIDE_ROW,
+    PICKS,
+    STATE_COLUMNS,
+    TAKEN_IN,
+    TICKETS,
+)
+
+
+@triton.jit
+def _take_in(
+    rows,
+    stride_n,
+    reciprocal_norm,
+    importance,
+    keys,
+    picked,
+    taken_in,
+    picks,
+    first_row,
+    n,
+    length,
+    width,
+    relevance_weight,
+    redundancy_weight,
+    METHOD: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The keys of rows n take in the picks that they lack."""
+    inside = n < length
+    norm = tl.load(reciprocal_norm + n, mask=inside, other=0.0)
+    nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
+    for begin in range(taken_in, picks, BLOCK_N):
+        p = begin + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+        pick = tl.load(picked + p, mask=p < picks, other=first_row) - first_row
+        norm_p = tl.load(reciprocal_norm + pick, mask=p < picks, other=0.0)  # 0: its similarities do not count
+        dot = dot_products(
+            rows + n * stride_n, inside, rows + pick * stride_n, p < picks, 0, width, EVEN_D, BLOCK_N, BLOCK_N, BLOCK_D
+        )
+        nearest = tl.maximum(nearest, tl.max(similarity_of(dot, norm, norm_p), axis=1))
+    relevance = tl.zeros([BLOCK_N], tl.float32)
+    if METHOD != "divprune":
+        relevance = tl.load(importance + n, mask=inside, other=0.0)
+    if taken_in == 0:
+        # The first score bounds no other.
+        first = tl.load(picked) - first_row
+        key = tl.where(n == first, PICKED, tl.where(norm != 0.0, UNBOUNDED, NON_FINITE))
+    else:
+        key = tl.load(keys + n, mask=inside, other=PICKED)
+    score = score_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+    tl.store(keys + n, tl.minimum(key, key_of(score)), mask=inside)
+
+
+@triton.jit
+def _compare(
+    rows,
+    stride_n,
+    reciprocal_norm,
+    chosen,
+    candidates,
+    gram,
+    tile,
+    width,
+    EVEN_D: tl.constexpr,
+    CANDIDATE_N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A tile of the candidates' similarities, and its transpose."""
+    tile_i, tile_j = triangle_tile(tile)
+    if tile_j * BLOCK_N < candidates:
+        n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+        i = tile_i * BLOCK_N + n
+        j = tile_j * BLOCK_N + n
+        row_i = tl.load(chosen + i, mask=i < candidates, other=0).to(tl.int64)
+        row_j = tl.load(chosen + j, mask=j < candidates, other=0).to(tl.int64)
+        dot = dot_products(
+            rows + row_i * stride_n,
+            i < candidates,
+            rows + row_j * stride_n,
+            j < candidates,
+            0,
+            width,
+            EVEN_D,
+            BLOCK_N,
+            BLOCK_N,
+            BLOCK_D,
+        )
+        norm_i = tl.load(reciprocal_norm + row_i)
+        norm_j = tl.load(reciprocal_norm + row_j)
+        values = similarity_of(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
+        tl.store(gram + i[:, None] * CANDIDATE_N + j[None, :], values)
+        if tile_i < tile_j:
+            tl.store(gram + j[:, None] * CANDIDATE_N + i[None, :], tl.trans(values))
+
+
+@triton.jit
+def _pick(
+    of_segment,
+    reciprocal_norm,
+    importance,
+    keys,
+    chosen,
+    gram,
+    indices,
+    scores,
+    first_row,
+    kept,
+    relevance_weight,
+    redundancy_weight,
+    METHOD: tl.constexpr,
+    WITH_SCORES: tl.constexpr,
+    CANDIDATE_N: tl.constexpr,
+):
+    """Picks from the candidates as long as the best of them comes before the best row outside; how many are made."""
+    candidates = tl.load(of_segment + CANDIDATES)
+    outside_key = tl.load(of_segment + OUTSIDE_KEY)
+    outside_row = tl.load(of_segment + OUTSIDE_ROW)
+    before = tl.load(of_segment + PICKS)
+    c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
+    inside = c < candidates
+    row = tl.load(chosen + c, mask=inside, other=0)
+    key = tl.load(keys + row, mask=inside, other=PICKED)
+    relevance = tl.zeros([CANDIDATE_N], tl.float32)
+    if METHOD != "divprune":
+        relevance = tl.load(importance + row, mask=inside, other=0.0)
+    picks = before
+    best = tl.max(key, axis=0)
+    place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
+    picking = picks < kept
+    while picking:
+        similarities = tl.load(gram + place * CANDIDATE_N + c)  # [CANDIDATE_N]
+        tl.store(indices + picks, place)
+        if WITH_SCORES:
+            tl.store(scores + picks, score_of(best))
+        picks += 1
+        key = tl.where(c == place, PICKED, key)
+        score = score_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
+        key = tl.minimum(key, key_of(score))
+        best = tl.max(key, axis=0)
+        place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
+        picking = (picks < kept) & (best >= outside_key)
+        if picking & (best == outside_key):
+            picking = tl.load(chosen + place) < outside_row
+    tl.debug_barrier()
+    # The rows at these places: looked up here, not between one pick and the next.
+    new = before + c < picks
+    place = tl.load(indices + before + c, mask=new, other=0)
+    tl.debug_barrier()
+    tl.store(indices + before + c, first_row + tl.load(chosen + place, mask=new, other=0), mask=new)
+    tl.store(keys + row, key, mask=inside)
+    tl.store(of_segment + TAKEN_IN, before)
+    tl.store(of_segment + PICKS, picks)
+    return picks
+
+
+@triton.jit(
+    do_not_specialize=[
+        "first_segment",
+        "segments",
+        "count",
+        "k",
+        "depth",
+        "programs",
+        "room",
+        "rounds",
+        "stride_xb",
+        "stride_xn",
+        "relevance_weight",
+        "redundancy_weight",
+    ]
+)
+def candidate_kernel(
+    x,
+    plan,
+    reciprocal_norm,
+    importance,
+    keys,
+    chosen,
+    gram,
+    state,
+    indices,
+    scores,
+    first_segment,
+    segments,
+    count,
+    k,
+    depth,
+    programs,
+    room,
+    rounds,
+    stride_xb,
+    stride_xn,
+    relevance_weight,
+    redundancy_weight,
+    METHOD: tl.constexpr,
+    WITH_SCORES: tl.constexpr,
+    VARLEN: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    CANDIDATE_N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """All picks after the first, of all segments side by side, in rounds of two phases.
+
+    In the first, blocks of rows take in the last picks; the last program of a segment to finish chooses its candidates.
+    In the second, tiles of candidates are compared; the last program of a segment picks from them. After so many
+    rounds there is one candidate at a time.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    of_all = state + segments.to(tl.int64) * STATE_COLUMNS
+    stride_n = stride_xn.to(tl.int64) * ALIGNMENT
+    width = depth * ALIGNMENT
+    blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
+    TILES: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
+    arrived = tl.full([], 0, tl.int32)
+    turn = tl.full([], 0, tl.int32)
+    while tl.load(of_all + OPEN_SELECTIONS) > 0:
+        for unit in range(program, blocks, programs):
+            number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
+            segment, first_row, length, kept, slot, workspace_row = segment_at(
+                plan, number, first_segment, count, k, VARLEN
+            )
+            of_segment = state + number * STATE_COLUMNS
+            picks = tl.load(of_segment + PICKS)
+            if picks < kept:
+                _take_in(
+                    x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
+                    stride_n,
+                    reciprocal_norm + workspace_row,
+                    importance + workspace_row if METHOD != "divprune" else None,
+                    keys + workspace_row,
+                    indices + slot,
+                    tl.load(of_segment + TAKEN_IN),
+                    picks,
+                    first_row,
+                    block * BLOCK_N + tl.arange(0, BLOCK_N),
+                    length,
+                    width,
+                    relevance_weight,
+                    redundancy_weight,
+                    METHOD,
+                    EVEN_D,
+                    BLOCK_N,
+                    BLOCK_D,
+                )
+                if is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N)):
+                    choose(
+                        keys + workspace_row,
+                        chosen + number * CANDIDATE_N,
+                        of_segment,
+                        length,
+                        tl.where(turn < rounds, room, 1),
+                        PICKED,
+                        0,
+                    )
+        arrived += programs
+        grid_barrier(of_all + CANDIDATE_ARRIVALS, arrived)
+        for unit in range(program, segments.to(tl.int64) * TILES, programs):
+            number = unit // TILES
+            segment, first_row, length, kept, slot, workspace_row = segment_at(
+                plan, number, first_segment, count, k, VARLEN
+            )
+            of_segment = state + number * STATE_COLUMNS
+            if tl.load(of_segment + PICKS) < kept:
+                _compare(
+                    x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
+                    stride_n,
+                    reciprocal_norm + workspace_row,
+                    chosen + number * CANDIDATE_N,
+                    tl.load(of_segment + CANDIDATES),
+                    gram + number * CANDIDATE_N * CANDIDATE_N,
+                    tl.cast(unit % TILES, tl.int64),
+                    width,
+                    EVEN_D,
+                    CANDIDATE_N,
+                    BLOCK_N,
+                    BLOCK_D,
+                )
+                if is_last(of_segment + TICKETS, TILES):
+                    made = _pick(
+                        of_segment,
+                        reciprocal_norm + workspace_row,
+                        importance + workspace_row if METHOD != "divprune" else None,
+                        keys + workspace_row,
+                        chosen + number * CANDIDATE_N,
+                        gram + number * CANDIDATE_N * CANDIDATE_N,
+                        indices + slot,
+                        scores + slot if WITH_SCORES else None,
+                        first_row,
+                        kept,
+                        relevance_weight,
+                        redundancy_weight,
+                        METHOD,
+                        WITH_SCORES,
+                        CANDIDATE_N,
+                    )
+                    if made == kept:
+                        tl.atomic_add(of_all + OPEN_SELECTIONS, -1, sem="relaxed")
+        arrived += programs
+        grid_barrier(of_all + CANDIDATE_ARRIVALS, arrived)
+        turn += 1

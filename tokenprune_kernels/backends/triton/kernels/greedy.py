@@ -1,0 +1,84 @@
+"""The greedy loop over materialised similarities."""
+
+import triton
+import triton.language as tl
+
+from .scores import NON_FINITE, PICKED, UNBOUNDED, key_of, scale_to_relevance, score_from, score_of
+from .segments import ROW_ALIGNMENT, segment_at
+
+
+@triton.jit(
+    do_not_specialize=[
+        "first_segment",
+        "count",
+        "k",
+        "capacity",
+        "stride_sn",
+        "relevance_weight",
+        "redundancy_weight",
+    ]
+)
+def greedy_kernel(
+    similarity,
+    row_maximum,
+    reciprocal_norm,
+    importance,
+    plan,
+    indices,
+    scores,
+    first_segment,
+    count,
+    k,
+    capacity,
+    stride_sn,
+    relevance_weight,
+    redundancy_weight,
+    METHOD: tl.constexpr,
+    WITH_SCORES: tl.constexpr,
+    VARLEN: tl.constexpr,
+    RELEVANCE_ON_CHIP: tl.constexpr,
+    TILE_N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One program selects from one segment, whose rows' keys stay in registers from the first to the last pick.
+
+    A row's key is that of the lowest score it has had, which is the score of its running maximum similarity: scores
+    only fall as that rises, and rounding keeps the order.
+    """
+    _, first_row, length, kept, slot, workspace_row = segment_at(
+        plan, tl.program_id(0).to(tl.int64), first_segment, count, k, VARLEN
+    )
+    n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    inside = n < length
+    # Whole 16-byte words are loaded from the padded workspaces; what the padding holds is never looked at.
+    padded = n < tl.cdiv(length, ROW_ALIGNMENT) * ROW_ALIGNMENT
+    relevance = tl.zeros([BLOCK_N], tl.float32)
+    if METHOD == "divprune":
+        nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
+        for tile in range(0, tl.cdiv(length, TILE_N)):
+            of_tile = row_maximum + tile * capacity * ROW_ALIGNMENT + workspace_row + n
+            nearest = tl.maximum(nearest, tl.load(of_tile, mask=padded))
+        first_score = score_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+    else:
+        if METHOD == "idpruner":
+            scale_to_relevance(importance + workspace_row, reciprocal_norm + workspace_row, length)
+        relevance = tl.load(importance + workspace_row + n, mask=padded)
+        first_score = relevance
+    finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
+    key = tl.where(inside, tl.where(finite, key_of(first_score), NON_FINITE), PICKED)
+    for step in range(0, kept):
+        # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
+        best = tl.max(key, axis=0)
+        pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
+        tl.store(indices + slot + step, first_row + pick)
+        if WITH_SCORES:
+            tl.store(scores + slot + step, score_of(best))
+        # The first score bounds no other.
+        key = tl.where((step == 0) & (key > NON_FINITE), UNBOUNDED, key)
+        key = tl.where(n == pick, PICKED, key)
+        row = similarity + (workspace_row + pick) * stride_sn * ROW_ALIGNMENT + n
+        similarities = tl.load(row, mask=padded)  # [BLOCK_N]
+        if not RELEVANCE_ON_CHIP:
+            relevance = tl.load(importance + workspace_row + n, mask=padded)
+        score = score_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
+        key = tl.minimum(key, key_of(score))

@@ -1,0 +1,58 @@
+"""Scores, and the integer keys that stand for them."""
+
+import triton
+import triton.language as tl
+
+SCALE_BLOCK_N = tl.constexpr(1024)
+"""Rows whose importance is scaled at a time."""
+
+# Keys beside those of scores: a row that cannot be picked (any more), a non-finite one, one not bounded yet.
+PICKED = tl.constexpr(-(2**31))
+NON_FINITE = tl.constexpr(-0x7F800001)  # the key of -inf
+UNBOUNDED = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def key_of(score):
+    """Scores as integers of the same order."""
+    score = tl.where(score == 0.0, 0.0, score)  # -0.0 ties with 0.0
+    bits = score.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def score_of(key):
+    bits = key ^ ((key >> 31) & 0x7FFFFFFF)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def score_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl.constexpr):
+    """The scores of rows, ``[BLOCK_N]``, from their largest similarity to a selected row."""
+    if METHOD == "divprune":
+        return 1.0 - maximum
+    # Bounded, because no redundancy at all, times the -inf of a non-finite row, would be NaN.
+    return relevance_weight * relevance - redundancy_weight * tl.maximum(maximum, -1.0)
+
+
+@triton.jit
+def scale_to_relevance(importance, reciprocal_norm, length):
+    """Scales the importance of finite rows to [0, 1], in place; to 0 everywhere if its range overflows."""
+    largest = tl.full([SCALE_BLOCK_N], float("-inf"), tl.float32)
+    smallest = tl.full([SCALE_BLOCK_N], float("inf"), tl.float32)
+    for begin in range(0, length, SCALE_BLOCK_N):
+        n = begin + tl.arange(0, SCALE_BLOCK_N)  # [SCALE_BLOCK_N]
+        weights = tl.load(importance + n, mask=n < length, other=0.0)
+        finite = tl.load(reciprocal_norm + n, mask=n < length, other=0.0) != 0.0
+        largest = tl.maximum(largest, tl.where(finite, weights, float("-inf")))
+        smallest = tl.minimum(smallest, tl.where(finite, weights, float("inf")))
+    lowest = tl.min(smallest, axis=0)
+    span = tl.broadcast_to(tl.max(largest, axis=0) - lowest, [SCALE_BLOCK_N])
+    for begin in range(0, length, SCALE_BLOCK_N):
+        n = begin + tl.arange(0, SCALE_BLOCK_N)  # [SCALE_BLOCK_N]
+        weights = tl.load(importance + n, mask=n < length, other=0.0)
+        finite = tl.load(reciprocal_norm + n, mask=n < length, other=0.0) != 0.0
+        scaled = tl.div_rn(weights - lowest, span + 1e-6)
+        tl.store(importance + n, tl.where(finite & (span < float("inf")), scaled, 0.0), mask=n < length)
+    # Other threads read what these have written.
+    tl.debug_barrier()
