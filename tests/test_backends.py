@@ -48,21 +48,6 @@ def test_a_backend_that_cannot_run_says_why():
     assert torch.ops.tokenprune.divprune(X, 2).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("device_type", ["cuda", "cpu"])
-@pytest.mark.parametrize("name", ["dpp", "dpp_varlen"])
-def test_an_operator_that_a_backend_lacks_is_named(monkeypatch, device_type, name):
-    monkeypatch.setattr(dispatch.BACKENDS["triton"], "unavailable", lambda device_type: None)
-    with (
-        tokenprune_kernels.use_backend("auto" if device_type == "cuda" else "triton"),
-        pytest.raises(
-            RuntimeError,
-            match=f"^{name}: backend 'triton' cannot run on {device_type} tensors: it has no form of this operator "
-            "yet; move the tensors to the CPU, where 'native' has$",
-        ),
-    ):
-        dispatch.operator(name, "default", device_type)
-
-
 def test_blocks_nest_and_end():
     with tokenprune_kernels.use_backend("native"):
         with tokenprune_kernels.use_backend("cuda"):

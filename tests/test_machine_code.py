@@ -303,3 +303,29 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     assert taken == {row.candidates for row in configs.CANDIDATE_COUNTS}
     tables = configs.SIMILARITY, configs.GREEDY, configs.CANDIDATES, configs.CANDIDATE_COUNTS
     assert all(row.reason for table in tables for row in table)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("layout", "depth"), [(ALIGNED, 4_096), (UNALIGNED, 1_001)], ids=["aligned", "odd"])
+def test_dpp(machine_code, architecture, dtype, layout, depth):
+    config = configs.dpp_config(dtype.itemsize)
+    tensors = dict.fromkeys(("reciprocal_norm", "importance", "gains", "factor", "scores"), torch.float32)
+    tensors |= dict.fromkeys(("ballots", "indices"), torch.int64) | dict.fromkeys(
+        ("relevance_keys", "arrivals"), torch.int32
+    )
+    kernel = compiled(
+        kernels.dpp_kernel,
+        architecture,
+        tensors | {"x": dtype} | ({} if "plan" in layout else {"plan": torch.int64}),
+        launch.candidate_constants(config, depth) | {"WITH_SCORES": True} | layout,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        launch_cooperative_grid=True,
+    )
+    code = machine_code(kernel)
+    if layout is ALIGNED:
+        assert re.search(r"\b(?:LDGSTS|LDG)\.\S*128", code)
+    assert not re.search(LOCAL_MEMORY, code)
+    assert registers(code) <= config.registers
+    assert kernel.metadata.shared <= config.shared_memory

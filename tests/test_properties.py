@@ -10,7 +10,6 @@ from tests.conftest import INTERPRETED
 from tests.inputs import (
     ALL_METHODS,
     DTYPES,
-    METHODS,
     arguments,
     exact_tokens,
     gaussian_tokens,
@@ -21,8 +20,6 @@ from tests.inputs import (
 
 pytestmark = pytest.mark.kernel
 
-# Methods are drawn after the backend is chosen, and only the native one has them all.
-DRAWN = METHODS if INTERPRETED or torch.cuda.is_available() else ALL_METHODS
 
 # The interpreter takes milliseconds a pick. The fixture only chooses the backend: it may serve many examples.
 bounded = settings(
@@ -48,7 +45,7 @@ def items(draw, least_rows=1):
     x[draw(rows)] = 0
     x[draw(rows), draw(st.integers(0, depth - 1))] = draw(st.sampled_from([torch.nan, torch.inf, -torch.inf]))
     weight[draw(rows)] = draw(st.sampled_from([torch.nan, torch.inf, 0.5]))
-    return draw(st.sampled_from(DRAWN)), x, weight
+    return draw(st.sampled_from(ALL_METHODS)), x, weight
 
 
 def select(method, x, weight, k, lam=0.5):
@@ -110,7 +107,7 @@ def test_a_segment_is_the_same_packed_or_alone(backend, first, second, third, da
 
 
 @bounded
-@given(st.integers(2, 60), st.sampled_from(DRAWN), st.sampled_from(DTYPES), st.integers(0, 2**20), st.randoms())
+@given(st.integers(2, 60), st.sampled_from(ALL_METHODS), st.sampled_from(DTYPES), st.integers(0, 2**20), st.randoms())
 def test_a_permutation_of_distinct_rows_permutes_the_picks(backend, count, method, dtype, seed, random):
     x, weight = gaussian_tokens(count, 24, dtype=dtype, seed=seed), random_weight(count, seed=seed)
     # Mutual nearest neighbours tie exactly for DivPrune's first pick; the tie rule is not equivariant.

@@ -44,7 +44,6 @@ BACKENDS: dict[str, Backend] = {
     "triton": triton,
     "cuda": _Absent("this version of tokenprune_kernels has no cuda backend"),
 }
-_LACKS = {"triton": ("dpp", "dpp_varlen")}  # what a backend has no form of yet
 _COMPILED = (native,)  # those that register operators in a namespace of their own, for runtimes without Python
 _AUTO = {"cpu": "native", "cuda": "triton"}
 _CHOICES = ("auto", *BACKENDS)
@@ -98,8 +97,6 @@ def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
     if backend is None:
         raise ValueError(_unknown("TOKENPRUNE_BACKEND", chosen))
     reason = backend.unavailable(device_type)
-    if reason is None and name in _LACKS.get(backend_name, ()):
-        reason = "it has no form of this operator yet; move the tensors to the CPU, where 'native' has"
     if reason is not None:
         raise RuntimeError(f"{name}: backend '{backend_name}' cannot run on {device_type} tensors: {reason}")
     return backend.operator(name, overload)

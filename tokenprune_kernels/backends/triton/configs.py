@@ -160,6 +160,22 @@ CANDIDATES = (
     ),
 )
 
+# Blocks of few rows: a turn reads each of them once, and small ones keep more of the chip busy.
+DPP = (
+    CandidateConfig(
+        element_sizes=(2,), block_n=16, num_warps=4, programs=2, reason="a turn waits for memory, not for products"
+    ),
+    CandidateConfig(
+        element_sizes=(4,),
+        block_n=16,
+        block_d=32,
+        num_warps=4,
+        num_stages=2,
+        programs=2,
+        reason="twice the element size; a wider block spills on sm_80 without 16-byte loads",
+    ),
+)
+
 CANDIDATE_COUNTS = (
     CandidateCount(
         element_sizes=(2,), largest_count=1_536, candidates=256, reason="a wider block saves no round of so few rows"
@@ -212,6 +228,11 @@ def candidate_config(element_size: int, architecture: int, aligned: bool) -> Can
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
     )
+
+
+def dpp_config(element_size: int) -> CandidateConfig:
+    """The row of the table for the DPP; bytes of an element of x."""
+    return next(config for config in DPP if element_size in config.element_sizes)
 
 
 def candidate_count(element_size: int, count: int) -> int:

@@ -21,6 +21,7 @@ from .configs import (
     candidate_config,
     candidate_count,
     candidates_win,
+    dpp_config,
     greedy_config,
     parts_of_depth,
     similarity_config,
@@ -84,6 +85,10 @@ def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5, *, with_sc
     return _dense("idpruner", x, importance, k, lam, with_scores)
 
 
+def dpp(x: Tensor, relevance: Tensor, k: int, *, with_scores: bool) -> Any:
+    return _dense("dpp", x, relevance, k, 0.0, with_scores)
+
+
 def divprune_varlen(
     x: Tensor, cu_seqlens: Tensor, cu_k: Tensor, total_k: int, max_seqlen: int, *, with_scores: bool
 ) -> Any:
@@ -118,8 +123,15 @@ def idpruner_varlen(
     return _varlen("idpruner", x, importance, cu_seqlens, cu_k, total_k, max_seqlen, lam, with_scores)
 
 
+def dpp_varlen(
+    x: Tensor, relevance: Tensor, cu_seqlens: Tensor, cu_k: Tensor, total_k: int, max_seqlen: int, *, with_scores: bool
+) -> Any:
+    return _varlen("dpp", x, relevance, cu_seqlens, cu_k, total_k, max_seqlen, 0.0, with_scores)
+
+
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (divprune, mmr, idpruner, divprune_varlen, mmr_varlen, idpruner_varlen)
+    function.__name__: function
+    for function in (divprune, mmr, idpruner, dpp, divprune_varlen, mmr_varlen, idpruner_varlen, dpp_varlen)
 }
 
 
@@ -231,6 +243,8 @@ def _ragged_capacity(form: type[_Selection], segments: int, rows: int, longest: 
 
 def _form(method: str, longest: int, rows: int) -> type[_Selection]:
     """The form of the algorithm for so many workspace rows, in units of ``_ROW_ALIGNMENT``."""
+    if method == "dpp":
+        return _OnePickATurn
     if FORM is not None:
         return {"materialised": _Materialised, "candidates": _CandidateBlocks}[FORM]
     fits = longest <= LARGEST_COUNT and rows * _Materialised.row_bytes(longest) <= WORKSPACE_LIMIT
@@ -455,6 +469,61 @@ class _CandidateBlocks(_Selection):
             | self.weights()
             | {"programs": programs, "room": room, "rounds": CANDIDATE_ROUNDS},
             constants | tiles | {"METHOD": self.method, "CANDIDATE_N": self.candidates},
+            num_warps=self.config.num_warps,
+            num_stages=self.config.num_stages,
+            **resident,
+        )
+
+
+class _OnePickATurn(_Selection):
+    """The DPP: all rows take in a pick before the next is made; memory linear in N and in k."""
+
+    triangular = False
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows, if all of them are kept."""
+        return _Materialised.row_bytes(longest)
+
+    @staticmethod
+    def item_bytes(tokens: _Tokens, count: int) -> int:
+        return _Materialised.item_bytes(tokens, count)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.config = dpp_config(self.tokens.x.element_size())
+        self.block_n = self.config.block_n
+
+    def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
+        x, segments = self.tokens.x, sizes["segments"]
+        most_kept = k if plan is None else min(self.longest, self.indices.shape[0])
+        rows = self.capacity * _ROW_ALIGNMENT
+        programs = self.config.programs * _multiprocessors(x.device) if x.is_cuda else 1
+        resident = {"launch_cooperative_grid": True} if programs > 1 else {}
+        lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
+        _run(
+            kernels.dpp_kernel,
+            programs,
+            {
+                "x": x,
+                "plan": plan,
+                "reciprocal_norm": self.reciprocal_norm,
+                "importance": self.importance,
+                "gains": x.new_empty(rows, dtype=torch.float32),
+                "factor": x.new_empty(most_kept, rows, dtype=torch.float32),
+                "ballots": x.new_full((segments, most_kept), lowest[0], dtype=torch.int64),
+                "relevance_keys": x.new_full((segments,), lowest[1], dtype=torch.int32),
+                "arrivals": x.new_zeros(1, dtype=torch.int32),
+                "indices": self.indices,
+                "scores": self.scores,
+            },
+            sizes | self.tokens.arguments() | {"k": k, "programs": programs, "most_kept": most_kept, "stride_f": rows},
+            {
+                "WITH_SCORES": self.scores is not None,
+                "VARLEN": plan is not None,
+                "ALIGNMENT": self.tokens.alignment,
+            }
+            | candidate_constants(self.config, x.shape[-1]),
             num_warps=self.config.num_warps,
             num_stages=self.config.num_stages,
             **resident,

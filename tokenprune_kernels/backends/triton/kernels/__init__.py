@@ -9,10 +9,11 @@ ROW_ALIGNMENT elements, so that the compiler sees their divisibility all the sam
 
 Two forms give the same bits. The materialised one is `similarity_kernel`, then `greedy_kernel`. The candidate blocks
 are `first_pick_kernel` or `outlier_kernel`, then `candidate_kernel`; the latter two wait for all their programs between
-phases, so those have to be resident at once.
+phases, so those have to be resident at once. So does `dpp_kernel`, the one form of the DPP.
 """
 
 from .candidates import candidate_kernel
+from .dpp import dpp_kernel
 from .first_pick import first_pick_kernel
 from .greedy import greedy_kernel
 from .norms import NORM_BLOCK_N, row_norm_kernel
@@ -28,6 +29,7 @@ __all__ = [
     "ROW_ALIGNMENT",
     "STATE_COLUMNS",
     "candidate_kernel",
+    "dpp_kernel",
     "first_pick_kernel",
     "greedy_kernel",
     "outlier_kernel",
