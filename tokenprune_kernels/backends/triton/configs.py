@@ -15,8 +15,11 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
-CANDIDATES_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
-"""From so many rows on, candidate blocks are taken to be faster. Modelled by bench/roofline.py, not measured."""
+CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_304, "idpruner": 2_304}
+"""From so many rows on, candidate blocks are taken to be faster: modelled by bench/roofline.py, never measured.
+
+DivPrune has to search for its first pick as well, which the materialised form finds on the way.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

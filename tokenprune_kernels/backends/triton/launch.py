@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,14 @@ from .configs import (
 )
 
 WORKSPACE_LIMIT = workspace_limit()
-"""The most bytes of similarities at a time, set by ``set_workspace_limit``.
+"""The most bytes of similarities at a time, as ``set_workspace_limit`` sets it.
 
 A batch that needs more is worked through in slices, of one item at least; an item or a ragged batch that needs more is
 selected from by candidate blocks.
 """
 
-FORM: str | None = None
-"""Set by tests: ``"materialised"`` or ``"candidates"``, whatever the sizes."""
+FORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", default=None)
+"""``"materialised"`` or ``"candidates"``, whatever the sizes: set while warming up, and by tests."""
 
 CANDIDATE_ROUNDS = 2**31 - 1
 """Set by tests: after so many rounds of candidate blocks, picks are made one at a time."""
@@ -229,10 +230,27 @@ def _ragged_capacity(form: type[_Selection], segments: int, rows: int, longest: 
     return roomy if roomy * form.row_bytes(longest) <= WORKSPACE_LIMIT else _needed_rows(segments, rows, longest)
 
 
+def forms_of(method: str, longest: int) -> list[str]:
+    """The forms that selections from items of so many rows may take, by how many of them there are."""
+    smallest = _form(method, longest, _padded(longest))
+    return ["candidates"] if smallest is _CandidateBlocks else ["materialised", "candidates"]
+
+
+@contextlib.contextmanager
+def forced(form: str | None) -> Iterator[None]:
+    """Has selections take a form, whatever the sizes."""
+    token = FORM.set(form)
+    try:
+        yield
+    finally:
+        FORM.reset(token)
+
+
 def _form(method: str, longest: int, rows: int) -> type[_Selection]:
     """The form of the algorithm for so many workspace rows, in units of ``_ROW_ALIGNMENT``."""
-    if FORM is not None:
-        return {"materialised": _Materialised, "candidates": _CandidateBlocks}[FORM]
+    form = FORM.get()
+    if form is not None:
+        return {"materialised": _Materialised, "candidates": _CandidateBlocks}[form]
     fits = longest <= LARGEST_COUNT and rows * _Materialised.row_bytes(longest) <= WORKSPACE_LIMIT
     return _CandidateBlocks if not fits or candidates_win(method, longest) else _Materialised
 
@@ -244,6 +262,16 @@ class _Selection:
     """Rows of a unit of work."""
     triangular: bool
     """Whether a unit is a pair of such blocks."""
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
+        raise NotImplementedError
+
+    @staticmethod
+    def item_bytes(tokens: _Tokens, count: int) -> int:
+        """Bytes of workspace for an item of a batch."""
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -314,7 +342,6 @@ class _Materialised(_Selection):
 
     @staticmethod
     def row_bytes(longest: int) -> int:
-        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
         return 4 * _padded(longest) * _ROW_ALIGNMENT**2
 
     @staticmethod
@@ -392,7 +419,6 @@ class _CandidateBlocks(_Selection):
 
     @staticmethod
     def row_bytes(longest: int) -> int:
-        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
         return 3 * 4 * _ROW_ALIGNMENT
 
     @staticmethod

@@ -233,7 +233,7 @@ def candidate_kernel(
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     width = depth * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
-    TILES: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
+    tiles: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
     arrived = tl.full([], 0, tl.int32)
     turn = tl.full([], 0, tl.int32)
     while tl.load(of_all + OPEN_SELECTIONS) > 0:
@@ -277,8 +277,8 @@ def candidate_kernel(
                     )
         arrived += programs
         grid_barrier(of_all + CANDIDATE_ARRIVALS, arrived)
-        for unit in range(program, segments.to(tl.int64) * TILES, programs):
-            number = unit // TILES
+        for unit in range(program, segments.to(tl.int64) * tiles, programs):
+            number = unit // tiles
             segment, first_row, length, kept, slot, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
@@ -291,14 +291,14 @@ def candidate_kernel(
                     chosen + number * CANDIDATE_N,
                     tl.load(of_segment + CANDIDATES),
                     gram + number * CANDIDATE_N * CANDIDATE_N,
-                    tl.cast(unit % TILES, tl.int64),
+                    tl.cast(unit % tiles, tl.int64),
                     width,
                     EVEN_D,
                     CANDIDATE_N,
                     BLOCK_N,
                     BLOCK_D,
                 )
-                if is_last(of_segment + TICKETS, TILES):
+                if is_last(of_segment + TICKETS, tiles):
                     made = _pick(
                         of_segment,
                         reciprocal_norm + workspace_row,

@@ -22,6 +22,7 @@ def key_of(score):
 
 @triton.jit
 def score_of(key):
+    """The score that a key stands for."""
     bits = key ^ ((key >> 31) & 0x7FFFFFFF)
     return bits.to(tl.float32, bitcast=True)
 
