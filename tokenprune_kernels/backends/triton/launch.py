@@ -17,7 +17,6 @@ from . import kernels
 from .configs import (
     LARGEST_COUNT,
     CandidateConfig,
-    GreedyConfig,
     SimilarityConfig,
     candidate_config,
     candidate_count,
@@ -391,7 +390,7 @@ class _Materialised(_Selection):
             num_stages=self.config.num_stages,
         )
         block_n = max(16, triton.next_power_of_2(self.longest))
-        greedy = greedy_config(block_n, self.architecture)
+        greedy = greedy_config(block_n)
         _run(
             kernels.greedy_kernel,
             sizes["segments"],
@@ -407,7 +406,7 @@ class _Materialised(_Selection):
             {"first_segment": sizes["first_segment"], "count": sizes["count"]}
             | {"k": k, "capacity": self.capacity, "stride_sn": _padded(self.longest)}
             | self.weights(),
-            varlen | greedy_constants(greedy, block_n, self.config, self.method, self.scores is not None),
+            varlen | greedy_constants(block_n, self.config, self.method, self.scores is not None),
             num_warps=greedy.num_warps,
         )
 
@@ -502,14 +501,11 @@ def candidate_constants(config: CandidateConfig, depth: int) -> dict[str, Any]:
     return {"EVEN_D": depth % config.block_d == 0, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
 
 
-def greedy_constants(
-    config: GreedyConfig, block_n: int, similarity: SimilarityConfig, method: str, with_scores: bool
-) -> dict[str, Any]:
+def greedy_constants(block_n: int, similarity: SimilarityConfig, method: str, with_scores: bool) -> dict[str, Any]:
     """The compile-time arguments of the greedy kernel that depend on neither layout nor batch."""
     return {
         "METHOD": method,
         "WITH_SCORES": with_scores,
-        "RELEVANCE_ON_CHIP": config.relevance_on_chip or method == "divprune",
         "TILE_N": similarity.block_n,
         "BLOCK_N": block_n,
     }

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .choice import choose
 from .grid import grid_barrier, is_last
-from .scores import NON_FINITE, PICKED, UNBOUNDED, key_of, score_from, score_of
+from .scores import NON_FINITE, PICKED, UNBOUNDED, key_from, score_of
 from .segments import all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of, triangle_tile
 from .state import (
@@ -67,8 +67,8 @@ def _take_in(
         key = tl.where(n == first, PICKED, tl.where(norm != 0.0, UNBOUNDED, NON_FINITE))
     else:
         key = tl.load(keys + n, mask=inside, other=PICKED)
-    score = score_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
-    tl.store(keys + n, tl.minimum(key, key_of(score)), mask=inside)
+    new_key = key_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+    tl.store(keys + n, tl.minimum(key, new_key), mask=inside)
 
 
 @triton.jit
@@ -155,8 +155,7 @@ def _pick(
             tl.store(scores + picks, score_of(best))
         picks += 1
         key = tl.where(c == place, PICKED, key)
-        score = score_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
-        key = tl.minimum(key, key_of(score))
+        key = tl.minimum(key, key_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD))
         best = tl.max(key, axis=0)
         place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
         picking = (picks < kept) & (best >= outside_key)
