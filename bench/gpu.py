@@ -69,8 +69,18 @@ COMPILED_PEERS = {
     "running-minimum loop": "divprune",
 }
 
-# The kernels whose launches end each stage; what comes before the first is counted into it.
-STAGES = {"row norms": "row_norm_kernel", "similarity pass": "similarity_kernel", "greedy loop": "greedy_kernel"}
+# The kernels whose launches end each stage of a form; what comes before the first is counted into it.
+MATERIALISED = {"row norms": "row_norm_kernel", "similarity pass": "similarity_kernel", "greedy loop": "greedy_kernel"}
+STAGES = {
+    "materialised": MATERIALISED,
+    "divprune": {
+        "row norms": "row_norm_kernel",
+        "first pick": "outlier_kernel",
+        "candidate blocks": "candidate_kernel",
+    },
+    "mmr": {"row norms": "row_norm_kernel", "first pick": "first_pick_kernel", "candidate blocks": "candidate_kernel"},
+}
+STAGES["idpruner"] = STAGES["mmr"]
 
 Select = Callable[[Tensor], list[Tensor]]
 """From tokens to the picks of each item, int64 ``[k]``, counted from the item's first row."""
@@ -127,12 +137,26 @@ class Case:
 
 
 RAGGED = (256, 1_024, 576, 2_880, 400, 1_296, 729, 2_304)
+# The most telling ones first: there may not be time for all.
 BFLOAT16_CASES = (
     Case.dense(1, 576, 4_096, 58, torch.bfloat16),
     Case.dense(1, 2_880, 4_096, 288, torch.bfloat16),
+    Case.dense(1, 16_384, 4_096, 1_638, torch.bfloat16),
     Case.dense(64, 576, 4_096, 58, torch.bfloat16),
     Case.ragged(RAGGED, 3_584, torch.bfloat16),
+    Case.dense(1, 65_536, 4_096, 6_553, torch.bfloat16),
     Case.dense(1, 8_192, 3_584, 820, torch.bfloat16),
+    Case.dense(1, 24_209, 3_584, 2_421, torch.bfloat16),  # a long video
+    Case.dense(1, 7_290, 3_584, 729, torch.bfloat16),  # LLaVA-OneVision
+    Case.dense(1, 3_328, 3_584, 333, torch.bfloat16),  # InternVL: 13 tiles of 256
+    Case.dense(13, 256, 3_584, 26, torch.bfloat16),
+    Case.dense(1, 1_152, 4_096, 115, torch.bfloat16),  # LLaVA-NeXT-Video: 144 tokens a frame
+    Case.dense(1, 9_216, 4_096, 922, torch.bfloat16),
+    Case.dense(1, 2_340, 4_096, 160, torch.bfloat16),  # LLaVA-NeXT
+    Case.dense(1, 2_880, 4_096, 640, torch.bfloat16),
+    Case.dense(1, 576, 5_120, 192, torch.bfloat16),  # LLaVA-1.5-13B
+    Case.dense(1, 1_296, 3_584, 324, torch.bfloat16),  # Qwen2.5-VL
+    *(Case.dense(items, 576, 4_096, 58, torch.bfloat16) for items in (4, 8, 32)),
 )
 OTHER_CASES = tuple(
     Case.dense(1, *sizes, dtype)
@@ -172,7 +196,8 @@ class Row:
         stages: the differences between the medians of the operator cut short after each stage.
         similarity_teraflops: ``2 N^2 D`` over the similarity pass.
         similarity_gigabytes_per_second: reading x once and writing the similarities once, over the similarity pass.
-        h200_bound: the microseconds that an H200 takes at least (``bench.roofline``).
+        h200_bound: the microseconds that an H200 takes at least in the materialised form (``bench.roofline``).
+        h200_stages: what an H200 is predicted to take in each stage of the form that ran, for a single item.
         fastest_correct_peer: the implementation among the others with the smallest median, and how it was called.
         ratio: its median over this one.
     """
@@ -189,6 +214,7 @@ class Row:
     similarity_teraflops: float | None = None
     similarity_gigabytes_per_second: float | None = None
     h200_bound: float | None = None
+    h200_stages: dict[str, float] | None = None
     fastest_correct_peer: str | None = None
     ratio: float | None = None
 
@@ -309,12 +335,22 @@ def mistake(case: Case, method: str, x: Tensor, weight: Tensor, picks: Sequence[
     return ""
 
 
+def stages_of(method: str, call: Callable[[], object]) -> dict[str, str]:
+    """The stages of the form in which a call selects, told by the kernels that it launches."""
+    from tokenprune_kernels.backends.triton import launch
+
+    launched: list[str] = []
+    with mock.patch.object(launch, "_run", lambda kernel, *args, **options: launched.append(kernel.__name__)):
+        call()
+    return STAGES[method] if "candidate_kernel" in launched else MATERIALISED
+
+
 @contextlib.contextmanager
-def launches_up_to(last: str) -> Iterator[None]:
+def launches_up_to(last: str, stages: dict[str, str]) -> Iterator[None]:
     """Leaves out the launches of the kernels after the given one; what these would have written is not written."""
     from tokenprune_kernels.backends.triton import launch
 
-    later = list(STAGES.values())[list(STAGES.values()).index(last) + 1 :]
+    later = list(stages.values())[list(stages.values()).index(last) + 1 :]
     run = launch._run
 
     def run_unless_later(kernel: Any, *args: Any, **options: Any) -> None:
@@ -323,6 +359,17 @@ def launches_up_to(last: str) -> Iterator[None]:
 
     with mock.patch.object(launch, "_run", run_unless_later):
         yield
+
+
+def predicted_stages(method: str, case: Case, candidate_blocks: bool) -> dict[str, float]:
+    """What the stages of a case of one item are modelled to take on an H200, in microseconds."""
+    from tokenprune_kernels.backends.triton import configs
+
+    sizes = case.counts[0], case.kept[0], case.depth
+    if not candidate_blocks:
+        return roofline.materialised_stages(*sizes, case.dtype.itemsize)
+    candidates = configs.candidate_count(case.dtype.itemsize, case.counts[0])
+    return roofline.candidate_stages(method, *sizes, candidates, case.dtype.itemsize)
 
 
 class Benchmark:
@@ -440,7 +487,10 @@ class Benchmark:
         except Exception as error:
             row.note = f"no stages: {described(error)}"
             return case.picks(expected)
-        similarity = row.stages["similarity pass"]
+        # Only the materialised form has a pass over all pairs.
+        if len(case.counts) == 1:
+            row.h200_stages = predicted_stages(method, case, "candidate blocks" in row.stages)
+        similarity = row.stages.get("similarity pass", 0.0)
         operations = sum(roofline.similarity_operations(count, case.depth) for count in case.counts)
         moved = sum(roofline.similarity_bytes(count, case.depth, case.dtype.itemsize) for count in case.counts)
         if similarity > 0:
@@ -481,17 +531,18 @@ class Benchmark:
         return outputs
 
     def _stages(self, row: Row, call: Callable[[Tensor], Any], copies: list[Tensor]) -> dict[str, float]:
-        stages, before = {}, 0.0
-        for stage, kernel in STAGES.items():
+        taken, before = {}, 0.0
+        stages = stages_of(row.method, lambda: call(copies[0]))
+        for stage, kernel in stages.items():
             cut = dataclasses.replace(row)
-            if stage == list(STAGES)[-1]:
+            if stage == list(stages)[-1]:
                 cut = row
             else:
-                with launches_up_to(kernel):
+                with launches_up_to(kernel, stages):
                     self._time(cut, call, copies, captured=True)
-            stages[stage] = cut.times.median - before
+            taken[stage] = cut.times.median - before
             before = cut.times.median
-        return stages
+        return taken
 
 
 def compare(rows: list[Row]) -> None:
@@ -569,8 +620,10 @@ def summary(result: dict[str, Any]) -> str:
         "dtype",
         "operator",
         "time (p25 to p75)",
-        "norms + similarity + greedy",
+        "stages",
+        "predicted of an H200",
         "H200 bound",
+        "share of the bound",
         "similarity: TFLOP/s",
         "GB/s",
         "`x @ x.T` alone",
@@ -597,7 +650,11 @@ def summary(result: dict[str, Any]) -> str:
 
         times = row["times"]
         spread = f"{number(times['median'])} ({number(times['p25'])} to {number(times['p75'])})" if times else "-"
-        stages = " + ".join(number(value) for value in row["stages"].values()) if row["stages"] else "-"
+        stages, predicted = (
+            " + ".join(f"{stage} {number(value)}" for stage, value in row[which].items()) if row[which] else "-"
+            for which in ("stages", "h200_stages")
+        )
+        share = f"{100 * row['h200_bound'] / times['median']:.0f} %" if times and row["h200_bound"] else "-"
         fastest = "-"
         if row["ratio"] is not None:
             fastest = f"{number(row['ratio'] * times['median'])} ({row['fastest_correct_peer']})"
@@ -609,7 +666,9 @@ def summary(result: dict[str, Any]) -> str:
                     f"`{row['method']}`",
                     spread if times else f"none: {row['note']}",
                     stages,
+                    predicted,
                     number(row["h200_bound"]),
+                    share,
                     number(row["similarity_teraflops"]),
                     number(row["similarity_gigabytes_per_second"]),
                     _median(beside(PRODUCT, "", GRAPH)),

@@ -1,7 +1,8 @@
 """What a selection must cost on an H200: bounds and predictions in microseconds, to read measurements against.
 
 Nothing here runs on a device. Bounds count the bytes and operations that no implementation of the materialised form
-can avoid and let them overlap fully; predictions let nothing overlap. The greedy loop is modelled step by step.
+can avoid and let them overlap fully; predictions let nothing overlap. The greedy loop is modelled step by step, a pass
+over tiles by what reaches the multiprocessors from the L2 cache, and a selection stage by stage, for either form.
 """
 
 from __future__ import annotations
@@ -33,6 +34,26 @@ STEP_BYTES_PER_CYCLE = 90
 STEP_LANES = 128
 # and the reduction over the block, through shared memory and back.
 STEP_REDUCTION_CYCLES = 170
+
+
+# From one multiprocessor's arrival at a barrier of the whole grid until all go on: an atomic each way. A model.
+BARRIER_MICROSECONDS = 1.1
+L2_BYTES = 50e6
+# Programs of the candidate blocks that are resident on a multiprocessor at once.
+RESIDENT = 2
+CHUNK = 1_024
+NORM_ROWS = 16
+# Passes over all keys in which candidates are chosen: the range, the histogram, now and then a finer one, the list.
+CHOICE_PASSES = 4
+CHOICE_ROWS = 1_024
+CHOICE_STEP_CYCLES = 500
+
+# Rounds of candidate blocks, as 1 + factor * sqrt(k): counted on photographs, a drifting crop, clusters and noise, of
+# 576 to 6,400 rows, a tenth of them kept, with 256 candidates up to 1,536 rows and 512 above.
+ROUND_FACTORS = {"divprune": 0.42, "mmr": 0.18, "idpruner": 0.18}
+# Rows that the search for the first pick compares with all others, at a time and, on such inputs, in all.
+OUTLIER_ROWS = 64
+OUTLIER_ROUNDS = 2
 
 
 def similarity_bytes(count: int, depth: int, element_size: int = 2) -> int:
@@ -87,3 +108,82 @@ def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool
     rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
     operations = similarity_operations(count, depth, symmetric=symmetric)
     return 1e6 * similarity_bytes(count, depth, element_size) / BYTES_PER_SECOND, 1e6 * operations / rate
+
+
+def tile_pass_time(
+    units: int, rows: int, depth: int, element_size: int = 2, *, tile: int = 64 * 64, all_rows: int = 0
+) -> float:
+    """The predicted microseconds of so many units of work side by side, each of which reads ``rows`` rows of x.
+
+    Args:
+        units: spread over the multiprocessors as evenly as whole units go.
+        rows: those of a unit; they come from the L2 cache.
+        depth: D of a unit.
+        element_size: bytes of an element of x.
+        tile: similarities of a unit.
+        all_rows: rows of x that have to be read from memory, because they do not fit the L2 cache.
+    """
+    each = -(-units // MULTIPROCESSORS)
+    bytes_each = each * rows * depth * element_size
+    rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+    products = 1e6 * each * 2 * tile * depth / (rate / MULTIPROCESSORS)
+    from_memory = 1e6 * all_rows * depth * element_size / BYTES_PER_SECOND
+    if all_rows * depth * element_size <= L2_BYTES:
+        from_memory = 0.0
+    latency = 1e6 * STEP_LATENCY_CYCLES / CYCLES_PER_SECOND
+    return max(1e6 * bytes_each / STEP_BYTES_PER_CYCLE / CYCLES_PER_SECOND, products, from_memory) + latency
+
+
+def norms_time(count: int, depth: int, element_size: int = 2) -> float:
+    """The predicted microseconds of the row norms, which read x once, from memory."""
+    return 1e6 * count * depth * element_size / BYTES_PER_SECOND + 1e6 * STEP_LATENCY_CYCLES / CYCLES_PER_SECOND
+
+
+def materialised_stages(count: int, k: int, depth: int, element_size: int = 2) -> dict[str, float]:
+    """The predicted microseconds of each stage of the materialised form, for one item; launches are counted in."""
+    block = 128 if count > 1_536 and element_size == 2 else 64
+    blocks = -(-count // block)
+    tiles = blocks * (blocks + 1) // 2
+    chunks = -(-depth // CHUNK)
+    # Split along D where there are fewer tiles than multiprocessors; the parts are then added up, from the L2 cache.
+    parts = chunks if tiles < MULTIPROCESSORS else 1
+    pass_time = tile_pass_time(tiles * parts, 2 * block, depth / parts, element_size, tile=block**2)
+    if parts > 1:
+        pass_time += tile_pass_time(tiles, block, block * parts, 4, tile=0)
+    written = 1e6 * 4 * count**2 / BYTES_PER_SECOND
+    return {
+        "row norms": norms_time(count, depth, element_size) + LAUNCH_MICROSECONDS,
+        "similarity pass": pass_time + written + LAUNCH_MICROSECONDS,
+        "greedy loop": greedy_time(count, k) + LAUNCH_MICROSECONDS,
+    }
+
+
+def candidate_rounds(method: str, k: int) -> float:
+    """How many rounds of candidate blocks a selection takes, as counted on pictures."""
+    return 1 + ROUND_FACTORS[method] * math.sqrt(k)
+
+
+def candidate_stages(
+    method: str, count: int, k: int, depth: int, candidates: int, element_size: int = 2
+) -> dict[str, float]:
+    """The predicted microseconds of each stage of the form with candidate blocks, for one item; launches counted in."""
+    rounds = candidate_rounds(method, k)
+    blocks = -(-count // 64)
+    tiles = candidates // 64 * (candidates // 64 + 1) // 2
+    picks = max(1, round(k / rounds))
+    choice = 1e6 * CHOICE_PASSES * -(-count // CHOICE_ROWS) * CHOICE_STEP_CYCLES / CYCLES_PER_SECOND
+    first = choice + LAUNCH_MICROSECONDS
+    if method == "divprune":
+        comparing = tile_pass_time(blocks, 128, depth, element_size, all_rows=count)
+        first = (1 + OUTLIER_ROUNDS) * (comparing + choice + BARRIER_MICROSECONDS) + LAUNCH_MICROSECONDS
+    taking_in = tile_pass_time(
+        blocks * -(-picks // 64), 64 + min(picks, 64), depth, element_size, tile=64 * min(picks, 64), all_rows=count
+    )
+    comparing = tile_pass_time(tiles, 128, depth, element_size)
+    return {
+        "row norms": norms_time(count, depth, element_size) + LAUNCH_MICROSECONDS,
+        "first pick": first,
+        "candidate blocks": rounds * (taking_in + choice + comparing + 2 * BARRIER_MICROSECONDS)
+        + greedy_time(candidates, k)
+        + LAUNCH_MICROSECONDS,
+    }

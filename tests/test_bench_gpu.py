@@ -116,7 +116,7 @@ def test_a_case_has_a_right_row_for_every_implementation(case):
         assert operator.correct is True
         assert operator.times.median > 0
         assert operator.h200_bound > 0
-        assert list(operator.stages) == list(gpu.STAGES)
+        assert list(operator.stages) == list(gpu.MATERIALISED)
         assert sum(operator.stages.values()) == pytest.approx(operator.times.median)
     in_float32 = "running-minimum loop" + ("" if case.dtype == torch.float32 else " in float32")
     for how in (gpu.EAGER, gpu.GRAPH):
@@ -172,7 +172,7 @@ def test_there_is_no_time_for_calls_that_pick_otherwise_than_the_checked_one(mon
 
 
 def test_a_time_stays_where_its_stages_cannot_be_told_apart(monkeypatch):
-    monkeypatch.setattr(gpu, "launches_up_to", lambda last: 1 / 0)
+    monkeypatch.setattr(gpu, "launches_up_to", lambda last, stages: 1 / 0)
     made = benchmark()
     made.measure(SMALL, ("divprune",))
     assert made.rows[0].times is not None
@@ -240,25 +240,40 @@ def test_no_row_starts_once_the_budget_is_spent():
     "backend", [pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret)], indirect=True
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_stage_leaves_out_the_launches_after_it(backend, monkeypatch, packed):
+@pytest.mark.parametrize("form", ["materialised", "candidates"])
+@pytest.mark.parametrize("method", ["divprune", "idpruner"])
+def test_a_stage_leaves_out_the_launches_after_it(backend, monkeypatch, packed, form, method):
     from tokenprune_kernels.backends.triton import launch
 
+    case = gpu.Case.ragged((20, 30), 16, torch.bfloat16) if packed else SMALL
+    x, weight = gpu.make_tokens(case, ops.device)
+    call = gpu.operator(case, method, weight)
     launched = []
-    run = launch._run
-    monkeypatch.setattr(launch, "_run", lambda kernel, *rest, **options: launched.append(kernel.__name__))
-    for last in gpu.STAGES.values():
-        launched.clear()
-        with gpu.launches_up_to(last):
-            case = gpu.Case.ragged((20, 30), 16, torch.bfloat16) if packed else SMALL
-            x, weight = gpu.make_tokens(case, ops.device)
-            gpu.operator(case, "idpruner", weight)(x)
-        expected = list(gpu.STAGES.values())
-        assert launched == ["plan_kernel"] * packed + expected[: expected.index(last) + 1]
-    monkeypatch.setattr(launch, "_run", run)
+    with launch.forced(form):
+        stages = gpu.stages_of(method, lambda: call(x))
+        assert stages == (gpu.MATERIALISED if form == "materialised" else gpu.STAGES[method])
+        monkeypatch.setattr(launch, "_run", lambda kernel, *rest, **options: launched.append(kernel.__name__))
+        expected = list(stages.values())
+        for last in expected:
+            launched.clear()
+            with gpu.launches_up_to(last, stages):
+                call(x)
+            assert launched == ["plan_kernel"] * packed + expected[: expected.index(last) + 1]
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret)], indirect=True
+)
+@pytest.mark.parametrize("form", ["materialised", "candidates"])
+def test_a_row_has_the_stages_of_the_form_that_ran(backend, form):
+    from tokenprune_kernels.backends.triton import launch
+
     made = benchmark()
-    made.measure(SMALL, ("divprune",))
+    with launch.forced(form):
+        made.measure(SMALL, ("divprune",))
     assert made.rows[0].correct is True
-    assert made.rows[0].similarity_teraflops > 0
+    assert list(made.rows[0].stages) == list(made.rows[0].h200_stages)
+    assert (made.rows[0].similarity_teraflops is None) == (form == "candidates")
 
 
 def test_the_fastest_correct_peer_is_chosen():
@@ -345,7 +360,12 @@ def test_numbers_have_three_digits(value, expected):
 
 def test_tables_have_a_line_for_each_operator_and_each_row():
     rows = [
-        row(median=12.5, correct=True, stages={"row norms": 1.0, "similarity pass": 5.5, "greedy loop": 6.0}),
+        row(
+            median=12.5,
+            correct=True,
+            h200_bound=5.0,
+            stages={"row norms": 1.0, "similarity pass": 5.5, "greedy loop": 6.0},
+        ),
         row("published DivPrune loop", 700.0, correct=False, note="item 0, pick 3: row 5 | row 9"),
         row(gpu.PRODUCT, 4.0),
         row("running-minimum loop in float32", 2_500.0, correct=True),
@@ -355,7 +375,8 @@ def test_tables_have_a_line_for_each_operator_and_each_row():
     written = json.loads(json.dumps(result(*rows)))
     table = gpu.summary(written).splitlines()
     assert table[2] == (
-        "| 8 x 4, k = 2 | bfloat16 | `divprune` | 12.5 (11.5 to 13.5) | 1.00 + 5.50 + 6.00 | - | - | - | 4.00 "
+        "| 8 x 4, k = 2 | bfloat16 | `divprune` | 12.5 (11.5 to 13.5) "
+        "| row norms 1.00 + similarity pass 5.50 + greedy loop 6.00 | - | 5.00 | 40 % | - | - | 4.00 "
         "| 700 (wrong) | 2,500 (running-minimum loop in float32, eager) | 200 |"
     )
     assert table[3] == ""

@@ -63,7 +63,9 @@ def buckets(monkeypatch):
         monkeypatch.setattr(kernels, name, Recorder(getattr(kernels, name), keys))
     recorded = Buckets(keys)
     monkeypatch.setattr(launch, "_compiled", recorded)
+    token = launch.FORM.set(None)
     yield recorded
+    launch.FORM.reset(token)
     assert all(len(each) == 1 for each in recorded.keys_of.values()), "Triton would compile in a known bucket"
     assert all(len(each) == 1 for each in recorded.buckets_of.values()), "a new bucket would compile nothing"
 
@@ -93,7 +95,7 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
         weight = tokens(draw, (*items, count), draw.choice([torch.bfloat16, torch.float32, torch.float64]))
         method, overload, lam = draw.choice(METHODS), draw.choice(["default", "scores"]), draw.choice([0.0, 0.3, 1.0])
         monkeypatch.setattr(launch, "WORKSPACE_LIMIT", draw.choice([2**30, 8 * count**2, 1]))
-        monkeypatch.setattr(launch, "FORM", draw.choice([None, "materialised", "candidates"]))
+        launch.FORM.set(draw.choice([None, "materialised", "candidates"]))
         multiprocessors = draw.choice([1, 132])
         monkeypatch.setattr(launch, "_multiprocessors", lambda device, number=multiprocessors: number)
         if items or draw.random() < 0.5:

@@ -105,11 +105,13 @@ def force(monkeypatch):
 
     def set_form(form):
         name, _, at_the_limit = form.partition(" ")
-        monkeypatch.setattr(launch, "FORM", name)
+        launch.FORM.set(name)
         if at_the_limit:
             monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
 
-    return set_form
+    token = launch.FORM.set(None)
+    yield set_form
+    launch.FORM.reset(token)
 
 
 @pytest.mark.parametrize(("form", "method"), FORMS)
@@ -161,11 +163,11 @@ def test_a_segment_after_many_that_overlap_is_right(backend):
 
 @pytest.mark.parametrize("name", ["materialised", "candidates"])
 def test_segments_that_overlap_beyond_a_workspace_at_its_limit_are_left_out(backend, monkeypatch, name):
-    monkeypatch.setattr(launch, "FORM", name)
     monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
     x = gaussian_tokens(12, 8)
     starts = torch.tensor([0, 12] * 10, dtype=torch.int32)
-    indices = ops.divprune_varlen(x, starts, torch.arange(20, dtype=torch.int32), 19, 12)
+    with launch.forced(name):
+        indices = ops.divprune_varlen(x, starts, torch.arange(20, dtype=torch.int32), 19, 12)
     room = launch._needed_rows(19, 12, 12) // 3
     assert 1 < room < 10
     first = ops.divprune(x, 1).item()

@@ -97,17 +97,15 @@ def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
 
 
 @only_triton
-@pytest.mark.parametrize("method", ["mmr", "idpruner"])
-def test_relevance_off_chip_gives_the_same_bits(backend, monkeypatch, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_every_greedy_block_gives_the_same_bits(backend, monkeypatch, method):
     x, weight = gaussian_tokens(40, 16), random_weight(40)
     x[3], weight[7], weight[9] = torch.inf, -torch.nan, torch.inf
-    results = []
-    for config in configs.GREEDY:
-        monkeypatch.setattr(launch, "greedy_config", lambda *_, config=config: config)
-        results.append([getattr(ops, method).scores(x, weight, 40, lam) for lam in (0.0, 0.5, 1.0)])
-    assert {config.relevance_on_chip for config in configs.GREEDY} == {True, False}
-    for result in results:
-        for mine, theirs in zip(sum(result, ()), sum(results[0], ()), strict=True):
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 40))
+    packed = varlen_arguments(method, x, weight, prefix_sums(40), prefix_sums(40), 40, 40)
+    for block_n in (128, 2_048):
+        monkeypatch.setattr(launch.triton, "next_power_of_2", lambda _, block_n=block_n: block_n)
+        for mine, theirs in zip(getattr(ops, f"{method}_varlen").scores(*packed), expected, strict=True):
             assert torch.equal(mine, theirs)
 
 
@@ -127,7 +125,7 @@ def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend,
     [
         ({"shapes": [(0, 8)]}, r"shapes: expected N and D of at least 1, got \(0, 8\)"),
         ({"shapes": [(8, 0)]}, r"shapes: expected N and D of at least 1, got \(8, 0\)"),
-        ({"shapes": [(8, 8)], "methods": ["dpp"]}, "methods: expected divprune, mmr or idpruner, got 'dpp'"),
+        ({"shapes": [(8, 8)], "methods": ["dpp"]}, "methods: expected divprune, mmr, idpruner or dpp, got 'dpp'"),
     ],
 )
 def test_a_mistaken_warmup_is_an_error(options, message):

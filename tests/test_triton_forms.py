@@ -39,11 +39,13 @@ def force(monkeypatch):
     """Forces a form, how many candidates there are and for how many rounds."""
 
     def set_form(form, room=None, rounds=ENDLESS):
-        monkeypatch.setattr(launch, "FORM", form)
+        launch.FORM.set(form)
         monkeypatch.setattr(launch, "CANDIDATE_ROOM", room)
         monkeypatch.setattr(launch, "CANDIDATE_ROUNDS", rounds)
 
-    return set_form
+    token = launch.FORM.set(None)
+    yield set_form
+    launch.FORM.reset(token)
 
 
 def given(kind, count):

@@ -30,6 +30,29 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
     return _launch().operator(name, overload)
 
 
+def set_workspace_limit(size: int) -> int:
+    """Sets how many bytes of similarities the backend holds at a time; returns the limit until then.
+
+    A batch that needs more is worked through in slices, of one item at least. An item or a ragged batch that needs more
+    is selected from by candidate blocks, whose memory is linear in the number of rows. The picks are the same, to the
+    bit. At first the limit is 1 GiB, or what the environment variable ``TOKENPRUNE_WORKSPACE_LIMIT`` says.
+
+    Args:
+        size: in bytes, at least 1.
+
+    Raises:
+        ValueError: size is below 1.
+        TypeError: size is no int.
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"set_workspace_limit: expected size to be an int, got {type(size).__name__}")
+    if size < 1:
+        raise ValueError(f"set_workspace_limit: expected size to be at least 1, got {size}")
+    launch = _launch()
+    before, launch.WORKSPACE_LIMIT = launch.WORKSPACE_LIMIT, size
+    return int(before)
+
+
 def warmup(
     shapes: Iterable[tuple[int, int]],
     *,
@@ -45,7 +68,7 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"`` and ``"idpruner"``; weights may be float32 or of the tokens' dtype.
+        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``; weights may be float32 or of the tokens' dtype.
         device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
 
     Raises:
@@ -53,8 +76,8 @@ def warmup(
     """
     shapes, methods = list(shapes), list(methods)
     for method in methods:
-        if method not in ("divprune", "mmr", "idpruner"):
-            raise ValueError(f"warmup: methods: expected divprune, mmr or idpruner, got {method!r}")
+        if method not in ("divprune", "mmr", "idpruner", "dpp"):
+            raise ValueError(f"warmup: methods: expected divprune, mmr, idpruner or dpp, got {method!r}")
     for count, depth in shapes:
         if min(count, depth) < 1:
             raise ValueError(f"warmup: shapes: expected N and D of at least 1, got {(count, depth)}")
@@ -66,8 +89,10 @@ def warmup(
                 [()] if method == "divprune" else [(x.new_ones(count, dtype=d),) for d in {dtype, torch.float32}]
             )
             for weights, overload in itertools.product(all_weights, ("default", "scores")):
-                operator(method, overload)(x, *weights, 1)
-                operator(f"{method}_varlen", overload)(x, *weights, sums, kept, 1, count)
+                for form in _launch().forms_of(method, count):
+                    with _launch().forced(form):
+                        operator(method, overload)(x, *weights, 1)
+                        operator(f"{method}_varlen", overload)(x, *weights, sums, kept, 1, count)
 
 
 @functools.cache

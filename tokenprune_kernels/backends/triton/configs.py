@@ -15,8 +15,11 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
-CANDIDATES_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
-"""From so many rows on, candidate blocks are taken to be faster. Modelled by bench/roofline.py, not measured."""
+CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_304, "idpruner": 2_304}
+"""From so many rows on, candidate blocks are taken to be faster: modelled by bench/roofline.py, never measured.
+
+DivPrune has to search for its first pick as well, which the materialised form finds on the way.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,7 @@ class GreedyConfig:
     """The greedy loop over up to ``block_n`` rows, held by one block of ``num_warps`` warps."""
 
     block_n: int
-    oldest_architecture: int = 80
     num_warps: int
-    relevance_on_chip: bool = True
     registers: int
     reason: str
 
@@ -119,19 +120,16 @@ SIMILARITY = (
 )
 
 GREEDY = (
+    # A step's latency is the fixed part that sm_90's machine code states (cycles of one warp, loads and barriers aside)
+    # and what does not shrink with more warps: an L2 hit, 6 barriers, 2 reductions of a warp.
+    GreedyConfig(block_n=512, num_warps=4, registers=64, reason="4 rows a thread: 199 cycles a step"),
     GreedyConfig(
-        block_n=1_024, num_warps=4, registers=96, reason="8 rows a thread; few warps make the reduction short"
+        block_n=4_096,
+        num_warps=8,
+        registers=104,
+        reason="214 cycles a step of 1,024 rows, 287 with 4 warps; 488 of 4,096",
     ),
-    GreedyConfig(block_n=4_096, num_warps=8, registers=128, reason="16 rows a thread"),
     GreedyConfig(block_n=8_192, num_warps=16, registers=128, reason="16 rows a thread"),
-    GreedyConfig(
-        block_n=LARGEST_COUNT,
-        oldest_architecture=100,
-        num_warps=32,
-        relevance_on_chip=False,
-        registers=64,
-        reason="as below; with the relevance in registers the compiler spills on sm_100",
-    ),
     GreedyConfig(block_n=LARGEST_COUNT, num_warps=32, registers=64, reason="16 rows a thread, all a block can have"),
 )
 
@@ -168,7 +166,7 @@ DPP = (
     CandidateConfig(
         element_sizes=(4,),
         block_n=16,
-        block_d=32,
+        block_d=16,
         num_warps=4,
         num_stages=2,
         programs=2,
@@ -214,9 +212,9 @@ def similarity_config(element_size: int, count: int, depth: int, architecture: i
     )
 
 
-def greedy_config(block_n: int, architecture: int) -> GreedyConfig:
-    """The first row of the table that holds so many rows, for the device's compute capability."""
-    return next(config for config in GREEDY if block_n <= config.block_n and architecture >= config.oldest_architecture)
+def greedy_config(block_n: int) -> GreedyConfig:
+    """The first row of the table that holds so many rows."""
+    return next(config for config in GREEDY if block_n <= config.block_n)
 
 
 def candidate_config(element_size: int, architecture: int, aligned: bool) -> CandidateConfig:

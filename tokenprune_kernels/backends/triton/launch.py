@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from . import kernels
 from .configs import (
     LARGEST_COUNT,
     CandidateConfig,
-    GreedyConfig,
     SimilarityConfig,
     candidate_config,
     candidate_count,
@@ -29,14 +29,14 @@ from .configs import (
 )
 
 WORKSPACE_LIMIT = workspace_limit()
-"""The most bytes of similarities at a time, set by ``set_workspace_limit``.
+"""The most bytes of similarities at a time, as ``set_workspace_limit`` sets it.
 
 A batch that needs more is worked through in slices, of one item at least; an item or a ragged batch that needs more is
 selected from by candidate blocks.
 """
 
-FORM: str | None = None
-"""Set by tests: ``"materialised"`` or ``"candidates"``, whatever the sizes."""
+FORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", default=None)
+"""``"materialised"`` or ``"candidates"``, whatever the sizes: set while warming up, and by tests."""
 
 CANDIDATE_ROUNDS = 2**31 - 1
 """Set by tests: after so many rounds of candidate blocks, picks are made one at a time."""
@@ -241,12 +241,29 @@ def _ragged_capacity(form: type[_Selection], segments: int, rows: int, longest: 
     return roomy if roomy * form.row_bytes(longest) <= WORKSPACE_LIMIT else _needed_rows(segments, rows, longest)
 
 
+def forms_of(method: str, longest: int) -> list[str]:
+    """The forms that selections from items of so many rows may take, by how many of them there are."""
+    smallest = _form(method, longest, _padded(longest))
+    return ["materialised", "candidates"] if smallest is _Materialised else ["candidates"]
+
+
+@contextlib.contextmanager
+def forced(form: str | None) -> Iterator[None]:
+    """Has selections take a form, whatever the sizes."""
+    token = FORM.set(form)
+    try:
+        yield
+    finally:
+        FORM.reset(token)
+
+
 def _form(method: str, longest: int, rows: int) -> type[_Selection]:
     """The form of the algorithm for so many workspace rows, in units of ``_ROW_ALIGNMENT``."""
     if method == "dpp":
         return _OnePickATurn
-    if FORM is not None:
-        return {"materialised": _Materialised, "candidates": _CandidateBlocks}[FORM]
+    form = FORM.get()
+    if form is not None:
+        return {"materialised": _Materialised, "candidates": _CandidateBlocks}[form]
     fits = longest <= LARGEST_COUNT and rows * _Materialised.row_bytes(longest) <= WORKSPACE_LIMIT
     return _CandidateBlocks if not fits or candidates_win(method, longest) else _Materialised
 
@@ -258,6 +275,16 @@ class _Selection:
     """Rows of a unit of work."""
     triangular: bool
     """Whether a unit is a pair of such blocks."""
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
+        raise NotImplementedError
+
+    @staticmethod
+    def item_bytes(tokens: _Tokens, count: int) -> int:
+        """Bytes of workspace for an item of a batch."""
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -328,7 +355,6 @@ class _Materialised(_Selection):
 
     @staticmethod
     def row_bytes(longest: int) -> int:
-        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
         return 4 * _padded(longest) * _ROW_ALIGNMENT**2
 
     @staticmethod
@@ -378,7 +404,7 @@ class _Materialised(_Selection):
             num_stages=self.config.num_stages,
         )
         block_n = max(16, triton.next_power_of_2(self.longest))
-        greedy = greedy_config(block_n, self.architecture)
+        greedy = greedy_config(block_n)
         _run(
             kernels.greedy_kernel,
             sizes["segments"],
@@ -394,7 +420,7 @@ class _Materialised(_Selection):
             {"first_segment": sizes["first_segment"], "count": sizes["count"]}
             | {"k": k, "capacity": self.capacity, "stride_sn": _padded(self.longest)}
             | self.weights(),
-            varlen | greedy_constants(greedy, block_n, self.config, self.method, self.scores is not None),
+            varlen | greedy_constants(block_n, self.config, self.method, self.scores is not None),
             num_warps=greedy.num_warps,
         )
 
@@ -406,7 +432,6 @@ class _CandidateBlocks(_Selection):
 
     @staticmethod
     def row_bytes(longest: int) -> int:
-        """Bytes of workspace for ``_ROW_ALIGNMENT`` rows."""
         return 3 * 4 * _ROW_ALIGNMENT
 
     @staticmethod
@@ -545,14 +570,11 @@ def candidate_constants(config: CandidateConfig, depth: int) -> dict[str, Any]:
     return {"EVEN_D": depth % config.block_d == 0, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
 
 
-def greedy_constants(
-    config: GreedyConfig, block_n: int, similarity: SimilarityConfig, method: str, with_scores: bool
-) -> dict[str, Any]:
+def greedy_constants(block_n: int, similarity: SimilarityConfig, method: str, with_scores: bool) -> dict[str, Any]:
     """The compile-time arguments of the greedy kernel that depend on neither layout nor batch."""
     return {
         "METHOD": method,
         "WITH_SCORES": with_scores,
-        "RELEVANCE_ON_CHIP": config.relevance_on_chip or method == "divprune",
         "TILE_N": similarity.block_n,
         "BLOCK_N": block_n,
     }

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .choice import choose
 from .grid import grid_barrier, is_last
-from .scores import NON_FINITE, PICKED, UNBOUNDED, key_of, score_from, score_of
+from .scores import NON_FINITE, PICKED, UNBOUNDED, key_from, score_of
 from .segments import all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of, triangle_tile
 from .state import (
@@ -67,8 +67,8 @@ def _take_in(
         key = tl.where(n == first, PICKED, tl.where(norm != 0.0, UNBOUNDED, NON_FINITE))
     else:
         key = tl.load(keys + n, mask=inside, other=PICKED)
-    score = score_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
-    tl.store(keys + n, tl.minimum(key, key_of(score)), mask=inside)
+    new_key = key_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+    tl.store(keys + n, tl.minimum(key, new_key), mask=inside)
 
 
 @triton.jit
@@ -155,8 +155,7 @@ def _pick(
             tl.store(scores + picks, score_of(best))
         picks += 1
         key = tl.where(c == place, PICKED, key)
-        score = score_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
-        key = tl.minimum(key, key_of(score))
+        key = tl.minimum(key, key_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD))
         best = tl.max(key, axis=0)
         place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
         picking = (picks < kept) & (best >= outside_key)
@@ -233,7 +232,7 @@ def candidate_kernel(
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     width = depth * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
-    TILES: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
+    tiles: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
     arrived = tl.full([], 0, tl.int32)
     turn = tl.full([], 0, tl.int32)
     while tl.load(of_all + OPEN_SELECTIONS) > 0:
@@ -277,8 +276,8 @@ def candidate_kernel(
                     )
         arrived += programs
         grid_barrier(of_all + CANDIDATE_ARRIVALS, arrived)
-        for unit in range(program, segments.to(tl.int64) * TILES, programs):
-            number = unit // TILES
+        for unit in range(program, segments.to(tl.int64) * tiles, programs):
+            number = unit // tiles
             segment, first_row, length, kept, slot, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
@@ -291,14 +290,14 @@ def candidate_kernel(
                     chosen + number * CANDIDATE_N,
                     tl.load(of_segment + CANDIDATES),
                     gram + number * CANDIDATE_N * CANDIDATE_N,
-                    tl.cast(unit % TILES, tl.int64),
+                    tl.cast(unit % tiles, tl.int64),
                     width,
                     EVEN_D,
                     CANDIDATE_N,
                     BLOCK_N,
                     BLOCK_D,
                 )
-                if is_last(of_segment + TICKETS, TILES):
+                if is_last(of_segment + TICKETS, tiles):
                     made = _pick(
                         of_segment,
                         reciprocal_norm + workspace_row,

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .scores import NON_FINITE, PICKED, UNBOUNDED, key_of, scale_to_relevance, score_from, score_of
+from .scores import NON_FINITE, PICKED, UNBOUNDED, key_from, key_of, scale_to_relevance, score_of
 from .segments import ROW_ALIGNMENT, segment_at
 
 
@@ -36,7 +36,6 @@ def greedy_kernel(
     METHOD: tl.constexpr,
     WITH_SCORES: tl.constexpr,
     VARLEN: tl.constexpr,
-    RELEVANCE_ON_CHIP: tl.constexpr,
     TILE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -58,27 +57,26 @@ def greedy_kernel(
         for tile in range(0, tl.cdiv(length, TILE_N)):
             of_tile = row_maximum + tile * capacity * ROW_ALIGNMENT + workspace_row + n
             nearest = tl.maximum(nearest, tl.load(of_tile, mask=padded))
-        first_score = score_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+        first_key = key_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
     else:
         if METHOD == "idpruner":
             scale_to_relevance(importance + workspace_row, reciprocal_norm + workspace_row, length)
         relevance = tl.load(importance + workspace_row + n, mask=padded)
-        first_score = relevance
+        first_key = key_of(relevance)
     finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
-    key = tl.where(inside, tl.where(finite, key_of(first_score), NON_FINITE), PICKED)
+    key = tl.where(inside, tl.where(finite, first_key, NON_FINITE), PICKED)
+    # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
+    best = tl.max(key, axis=0)
+    pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
+    # The first score bounds no other.
+    key = tl.where(key > NON_FINITE, UNBOUNDED, key)
     for step in range(0, kept):
-        # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
-        best = tl.max(key, axis=0)
-        pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
         tl.store(indices + slot + step, first_row + pick)
         if WITH_SCORES:
             tl.store(scores + slot + step, score_of(best))
-        # The first score bounds no other.
-        key = tl.where((step == 0) & (key > NON_FINITE), UNBOUNDED, key)
         key = tl.where(n == pick, PICKED, key)
         row = similarity + (workspace_row + pick) * stride_sn * ROW_ALIGNMENT + n
         similarities = tl.load(row, mask=padded)  # [BLOCK_N]
-        if not RELEVANCE_ON_CHIP:
-            relevance = tl.load(importance + workspace_row + n, mask=padded)
-        score = score_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD)
-        key = tl.minimum(key, key_of(score))
+        key = tl.minimum(key, key_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD))
+        best = tl.max(key, axis=0)
+        pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .choice import choose
 from .grid import grid_barrier, is_last
-from .scores import NON_FINITE, PICKED, key_of, score_from
+from .scores import NON_FINITE, PICKED, key_from
 from .segments import all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of
 from .state import (
@@ -27,11 +27,6 @@ from .state import (
 
 _LARGEST_ROW = tl.constexpr(2**31 - 1)
 _NO_KEY = tl.constexpr(2**31 - 1)
-
-
-@triton.jit
-def _key_from(nearest):
-    return key_of(score_from(nearest, 0.0, 0.0, 0.0, "divprune"))
 
 
 @triton.jit
@@ -63,11 +58,11 @@ def _bound(
     )
     itself = n[:, None] == other[None, :]
     values = tl.where(itself, float("-inf"), similarity_of(dot, norm, norm_o))  # [BLOCK_N, BLOCK_N]
-    key = _key_from(tl.max(values, axis=1))
+    key = key_from(tl.max(values, axis=1), 0.0, 0.0, 0.0, "divprune")
     # Rows whose score is exact already are picked, as far as the search goes.
     before = tl.load(keys + n, mask=inside & ~at_first, other=_NO_KEY)
     tl.store(keys + n, tl.where(norm != 0.0, tl.minimum(before, key), NON_FINITE), mask=inside)
-    of_columns = _key_from(tl.max(values, axis=0))
+    of_columns = key_from(tl.max(values, axis=0), 0.0, 0.0, 0.0, "divprune")
     tl.atomic_min(outlier_keys + c, of_columns, mask=valid & ~at_first, sem="relaxed")
 
 
