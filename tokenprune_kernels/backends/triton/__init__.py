@@ -68,7 +68,8 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``; weights may be float32 or of the tokens' dtype.
+        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``; weights may be float32 or of the
+            tokens' dtype.
         device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
 
     Raises:
