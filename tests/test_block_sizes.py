@@ -127,3 +127,14 @@ def test_sizes_and_threads_in_full_size(threads, method, tokens):
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("buried", [1, 2, 5, 38])
+def test_survivors_meet_the_last_row_that_cannot_be_the_first_pick(buried):
+    # Two tight groups, and two rows that have each other only: nothing but the last row says that the first is no
+    # outlier.
+    near = torch.eye(8)[[0] * 19 + [1] * 19] + 0.01 * gaussian_tokens(38, 8)
+    x = torch.cat([torch.eye(8)[2:3], near, torch.eye(8)[2:3]])
+    for row in range(40):
+        with block_sizes(0, 0, 0, 8, buried):
+            judged("divprune", x.roll(row, 0), None, 5)
