@@ -53,7 +53,9 @@ def test_ties_go_to_the_lowest_index(method, dtype):
 @DTYPES
 @pytest.mark.parametrize("tokens", [lambda: clustered_tokens(90, 40, clusters=9), with_broken_rows])
 @pytest.mark.parametrize(
-    "sizes", [PLAIN, (7, 2, 3, 16, 33), (33, 20, 32, 33, 20), (1000, 64, 1000, 1000, 1000)], ids=str
+    "sizes",
+    [PLAIN, (7, 2, 3, 16, 33), (33, 20, 32, 33, 20), (100, 60, 90, 33, 20), (1000, 64, 1000, 1000, 1000)],
+    ids=str,
 )
 def test_every_block_size_gives_the_same_bits(sizes, tokens, dtype):
     x = tokens().to(dtype)
@@ -83,6 +85,15 @@ def equal_elements():
     return worst.repeat(5)[:, None].expand(-1, 64).clone()
 
 
+def next_to_overflow():
+    """Rows whose leading parts are larger than they are."""
+    a = torch.full((57,), (1 + (7 + 0.625) / 128) * 2.0**61)
+    b = a.clone()
+    b[0] *= 1 - 0.1 * 57**0.5 / 4
+    largest = torch.nn.functional.normalize(gaussian_tokens(20, 57)) * (torch.finfo(torch.float32).max ** 0.5 * 0.99999)
+    return torch.cat([torch.stack([a, b, -b]), largest])
+
+
 def few_elements():
     x = torch.zeros(40, 100)
     generator = torch.Generator().manual_seed(0)
@@ -100,6 +111,9 @@ def few_elements():
         lambda: torch.cat([equal_elements(), gaussian_tokens(30, 64)]),
         lambda: 1e-25 * gaussian_tokens(40, 64),
         lambda: 1e17 * gaussian_tokens(40, 64),
+        lambda: 2.0**-12 * equal_elements(),
+        lambda: 2.0**40 * equal_elements(),
+        next_to_overflow,
     ],
 )
 def test_float32_similarities_are_accurate_whatever_the_elements(tokens):
@@ -113,12 +127,16 @@ def test_float32_similarities_are_accurate_whatever_the_elements(tokens):
     judged("mmr", x, random_weight(len(x)), len(x))
 
 
-def test_float32_pairs_of_equal_elements_are_accurate():
+@DTYPES
+@pytest.mark.parametrize("scale", [1.0, 2.0**-12, 2.0**8])
+@pytest.mark.parametrize("depth", [64, 1_000])
+def test_pairs_of_equal_elements_are_accurate(depth, scale, dtype):
     generator = torch.Generator().manual_seed(0)
-    elements = 1.0 + torch.rand(40, generator=generator)
-    elements[:4] = torch.tensor([1 + 2**-8 - 2**-17, 1 + 2**-8 + 2**-16, 1 + 2**-9 + 2**-17, 1.0])
-    pairs = torch.cartesian_prod(elements, elements)[:, :, None].expand(-1, -1, 64)
-    _, scores = ops.divprune.scores(pairs, 2)
+    elements = 1.0 + torch.rand(16, generator=generator)
+    worst = [1 + 2**-8 - 2**-17, 1 + 2**-8 + 2**-16, 1 + 2**-9 + 2**-17, 1 + 2**-8, 1.0, float.fromhex("0x1.0ec20ap+0")]
+    elements[: len(worst)] = torch.tensor(worst)
+    pairs = torch.cartesian_prod(elements, elements)[:, :, None].expand(-1, -1, depth)
+    _, scores = ops.divprune.scores((scale * pairs).to(dtype), 2)
     assert scores.abs().max() <= 1e-5
 
 

@@ -127,3 +127,14 @@ def test_sizes_and_threads_in_full_size(threads, method, tokens):
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("buried", [1, 2, 5, 6])
+def test_survivors_meet_the_last_row_that_cannot_be_the_first_pick(buried):
+    e = torch.eye(5)
+    opposite, aside = -0.5 * e[0] + 0.75**0.5 * e[1], 0.5 * e[0] + 0.75**0.5 * e[2]
+    near, far = 0.6 * e[3] + 0.8 * e[4], -0.2 * e[3] + 0.96**0.5 * e[4]
+    # The first row is the top outlier. Only the last one, dead by then, shows that the sixth is not.
+    x = torch.stack([e[0], opposite, opposite, aside, aside, e[3], far, near])
+    with block_sizes(0, 0, 0, 8, buried):
+        assert ops.divprune(x, 1).tolist() == [0]

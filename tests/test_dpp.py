@@ -184,8 +184,30 @@ def test_many_picks_keep_their_accuracy(dtype, tokens, k):
 @pytest.mark.kernel
 def test_equal_relevance_ties_the_first_picks_exactly():
     x = gaussian_tokens(300, 33) * torch.logspace(-3, 3, 300)[:, None]
-    assert ops.dpp(x, torch.full((300,), 0.7), 1).tolist() == [0]
+    for start in range(0, 300, 3):
+        assert ops.dpp(x[start:], torch.full((300 - start,), 0.7), 1).tolist() == [0]
     assert ops.dpp(torch.eye(20), torch.ones(20), 20).tolist() == list(range(20))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("count", [5, 300])
+def test_no_gain_at_all(count):
+    for x, relevance in (
+        (torch.zeros(count, 8), torch.ones(count)),
+        (gaussian_tokens(count, 8), torch.zeros(count)),
+    ):
+        indices, scores = ops.dpp.scores(x, relevance, count)
+        assert indices.tolist() == list(range(count))
+        assert scores.tolist() == [0.0] * count
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("largest", [1.0, 1e-6, 1e6])
+def test_gains_below_the_threshold_count_as_zero(largest):
+    x, relevance = with_gains(*(gain * largest for gain in (1.0, 1.9e-5, 0.5e-5, 2.1e-5, 1.5e-5, 2.2e-5)))
+    indices, scores = ops.dpp.scores(x, relevance, 6)
+    assert indices.tolist() == [0, 5, 3, 1, 2, 4]
+    assert scores.tolist() == pytest.approx([largest, 2.2e-5 * largest, 2.1e-5 * largest, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.kernel

@@ -18,6 +18,7 @@ SUITE = [
     "tests/test_varlen.py",
     "tests/test_properties.py",
     "tests/test_block_sizes.py",
+    "tests/test_dpp.py",
 ]
 
 BITS = """

@@ -16,7 +16,7 @@ from .analysis.progress import Progress
 from .dispatch import build_info
 from .selectors import kept_count, prune
 
-METHODS = ("divprune", "idpruner", "mmr")
+METHODS = ("divprune", "idpruner", "mmr", "dpp")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +66,7 @@ def _add_prune(commands: Any) -> None:
         "--lam",
         type=_lam,
         metavar="SHARE",
-        help="share of importance, the token norm, against diversity, in [0, 1] (0.5); not with divprune",
+        help="share of importance, the token norm, against diversity, in [0, 1] (0.5); with idpruner and mmr",
     )
     command.add_argument("--out", default="kept.png", metavar="FILE", help="the picture to write (kept.png)")
     command.set_defaults(run=_prune)
@@ -130,8 +130,8 @@ def _method(text: str) -> str:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    if options.method == "divprune" and options.lam is not None:
-        raise ValueError("argument --lam: expected a method with importance, idpruner or mmr, got divprune")
+    if options.method in ("divprune", "dpp") and options.lam is not None:
+        raise ValueError(f"argument --lam: expected a method that has it, idpruner or mmr, got {options.method}")
     picture = pictures.open_picture(options.image)
     tokens = pictures.patch_tokens(picture)
     norm = importance.norm(tokens)
@@ -140,7 +140,7 @@ def _prune(options: argparse.Namespace) -> None:
         tokens,
         keep_ratio=options.keep,
         method=options.method,
-        relevance=norm / norm.max() if options.method == "mmr" else None,
+        relevance=norm / norm.max() if options.method in ("mmr", "dpp") else None,
         importance=norm if options.method == "idpruner" else None,
         lam=options.lam,
     )

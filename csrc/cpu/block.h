@@ -38,10 +38,10 @@ class Block {
              });
   }
 
-  // visit(i, values, first, count, thread) for every row i of `others` and some of the block's rows: values[j] is its
-  // similarity to number first + j, for j below `count`. It returns whether row i goes on, to the next `part` of the
-  // rows. All together are those from number first_of(i) on, of the first of a few rows i that are worked on together;
-  // the first row of all should have the most.
+  // visit(i, values, first, count, thread) for every row i of `others` and some of the block's rows, a `part` of them
+  // at a time: values[j] is its similarity to number first + j, for j below `count`. It returns whether row i goes on
+  // to the next part. Parts begin at first_of(i) of the first of a few rows that are worked on together, so `others`
+  // should be sorted by it.
   template <class Parallel, class FirstOf, class Visit>
   void similarities(const std::vector<std::int64_t>& others, const FirstOf& first_of, std::int64_t part,
                     Parallel& parallel, const Visit& visit) {

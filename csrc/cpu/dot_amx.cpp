@@ -1,9 +1,8 @@
 // Dot products with AMX: tiles of 16 rows times 16 rows, 32 elements deep, with float32 accumulation.
 //
 // The processor multiplies bfloat16. Other elements are split into a leading bfloat16 and what that leaves, rounded to
-// bfloat16 again: exact for float16; for float32 the rest of the rest, and the product of two rests, are left out, and
-// rows for which that could be felt are not multiplied in tiles (suits_tiles). The products of parts are summed apart,
-// so that a dot product is symmetric.
+// bfloat16 again: exact for float16; for float32 something may be left over, and rows for which that could be felt are
+// not multiplied in tiles (suits_tiles). The products of parts are summed apart, so that a dot product is symmetric.
 //
 // An instruction adds the products of 16 even and of 16 odd elements one after the other and the two sums to the total;
 // totals are added chunk by chunk. Subnormals count as zeros, which a similarity does not notice: norms are clamped at
@@ -12,7 +11,7 @@
 
 #include <immintrin.h>
 
-#include <iterator>
+#include <type_traits>
 
 #include "similarity.h"
 
@@ -42,29 +41,11 @@ constexpr std::int64_t kStrips = kTileRows / kEdge;
 constexpr std::int64_t kMostGroups = kTileColumns / kEdge + 1;  // columns may begin and end inside a group
 static_assert(kPanelGroup == kEdge);
 
-// How an element is represented by bfloat16 parts, and which products of parts of a and of b are summed.
-struct PartProduct {
-  int a, b;
-};
+// The bfloat16 parts of an element, and the products of a part of a and one of b.
 template <class T>
-struct Split;
-template <>
-struct Split<BFloat16> {
-  static constexpr int kParts = 1;
-  static constexpr PartProduct kProducts[] = {{0, 0}};
-};
-template <>
-struct Split<float> {
-  static constexpr int kParts = 2;
-  static constexpr PartProduct kProducts[] = {{0, 0}, {0, 1}, {1, 0}};
-};
-template <>
-struct Split<Half> {
-  static constexpr int kParts = 2;
-  static constexpr PartProduct kProducts[] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}};
-};
+constexpr int kParts = std::is_same_v<T, BFloat16> ? 1 : 2;
 template <class T>
-constexpr int kProductCount = std::size(Split<T>::kProducts);
+constexpr int kProducts = kParts<T> * kParts<T>;
 
 // 32 elements, in the low and the high half of two registers.
 struct Floats {
@@ -112,7 +93,7 @@ std::int64_t steps_of(std::int64_t depth) { return (depth + kStep - 1) / kStep; 
 // of the 16 rows lie side by side.
 template <class T>
 std::int64_t offset_in_panel(const Panel& panel, std::int64_t group, std::int64_t step, int part) {
-  return ((group * steps_of(panel.depth()) + step) * Split<T>::kParts + part) * kTileSize;
+  return ((group * steps_of(panel.depth()) + step) * kParts<T> + part) * kTileSize;
 }
 
 // Column p of the matrix becomes row p, for 16 registers of 16 elements.
@@ -139,13 +120,13 @@ TOKENPRUNE_TARGET void pack(const T* const* rows, std::int64_t count, Panel& pan
   const std::int64_t group = first / kEdge, lane = first % kEdge;
   const auto lanes = static_cast<__mmask16>(((1u << count) - 1u) << lane);
   for (std::int64_t step = 0; step < steps_of(panel.depth()); ++step) {
-    __m512i parts[Split<T>::kParts][kEdge] = {};
+    __m512i parts[kParts<T>][kEdge] = {};
     for (std::int64_t i = 0; i < count; ++i) {
-      __m512i of_row[Split<T>::kParts];
+      __m512i of_row[kParts<T>];
       split(rows[i] + step * kStep, inside(step * kStep, panel.depth()), of_row);
-      for (int part = 0; part < Split<T>::kParts; ++part) parts[part][lane + i] = of_row[part];
+      for (int part = 0; part < kParts<T>; ++part) parts[part][lane + i] = of_row[part];
     }
-    for (int part = 0; part < Split<T>::kParts; ++part) {
+    for (int part = 0; part < kParts<T>; ++part) {
       transpose(parts[part]);
       std::uint16_t* tile = panel.data<std::uint16_t>() + offset_in_panel<T>(panel, group, step, part);
       for (int pair = 0; pair < kEdge; ++pair) _mm512_mask_storeu_epi32(tile + pair * kStep, lanes, parts[part][pair]);
@@ -164,11 +145,11 @@ constexpr TileConfiguration kConfiguration;
 template <class T>
 struct Scratch {
   // What is multiplied at a time, from up to 32 rows.
-  std::uint16_t tiles[Split<T>::kParts][kStrips][kStepsOfChunk][kTileSize];
+  std::uint16_t tiles[kParts<T>][kStrips][kStepsOfChunk][kTileSize];
   // Products of the chunk: of two strips and two groups.
   float products[kStrips][2][kEdge][kEdge];
   // Of the chunks so far, for each product of parts.
-  float sums[kProductCount<T>][kTileRows][kMostGroups * kEdge];
+  float sums[kProducts<T>][kTileRows][kMostGroups * kEdge];
 };
 
 // Products of R strips of 16 rows with C groups of the panel, over some steps. A pointer is to the tile of the first
@@ -208,29 +189,29 @@ TOKENPRUNE_TARGET void of_tile(const T* const* a, std::int64_t count_a, const Pa
   auto& scratch = *reinterpret_cast<Scratch<T>*>(memory);
   const std::int64_t strips = (count_a + kEdge - 1) / kEdge;
   const std::int64_t first_group = first / kEdge, groups = (first + count_b - 1) / kEdge - first_group + 1;
-  const std::int64_t stride_b = Split<T>::kParts * kTileSize;
+  const std::int64_t stride_b = kParts<T> * kTileSize;
   _tile_loadconfig(&kConfiguration);
   for (std::int64_t begin = 0; begin < panel.depth(); begin += kChunk) {
     const std::int64_t steps = steps_of(std::min(kChunk, panel.depth() - begin));
     for (std::int64_t i = 0; i < count_a; ++i)
       for (std::int64_t step = 0; step < steps; ++step) {
-        __m512i parts[Split<T>::kParts];
+        __m512i parts[kParts<T>];
         split(a[i] + begin + step * kStep, inside(begin + step * kStep, panel.depth()), parts);
-        for (int part = 0; part < Split<T>::kParts; ++part)
+        for (int part = 0; part < kParts<T>; ++part)
           _mm512_store_si512(&scratch.tiles[part][i / kEdge][step][i % kEdge * kStep], parts[part]);
       }
     // Not implied by the tile instructions: GCC would drop the stores that they read.
     asm volatile("" ::: "memory");
-    for (int product = 0; product < kProductCount<T>; ++product) {
-      const PartProduct parts = Split<T>::kProducts[product];
-      const std::uint16_t* tiles_a[] = {scratch.tiles[parts.a][0][0], scratch.tiles[parts.a][1][0]};
+    for (int product = 0; product < kProducts<T>; ++product) {
+      const int part_a = product / kParts<T>, part_b = product % kParts<T>;
+      const std::uint16_t* tiles_a[] = {scratch.tiles[part_a][0][0], scratch.tiles[part_a][1][0]};
       for (std::int64_t group = 0; group < groups; group += 2) {
         const bool two = group + 1 < groups;
         const std::int64_t step = begin / kStep;
         const std::uint16_t* panel_tiles = panel.data<std::uint16_t>();
         const std::uint16_t* tiles_b[] = {
-            panel_tiles + offset_in_panel<T>(panel, first_group + group, step, parts.b),
-            panel_tiles + offset_in_panel<T>(panel, first_group + group + two, step, parts.b)};
+            panel_tiles + offset_in_panel<T>(panel, first_group + group, step, part_b),
+            panel_tiles + offset_in_panel<T>(panel, first_group + group + two, step, part_b)};
         const auto of_size =
             strips > 1 ? (two ? multiply<2, 2> : multiply<2, 1>) : (two ? multiply<1, 2> : multiply<1, 1>);
         of_size(tiles_a, tiles_b, stride_b, steps, scratch.products);
@@ -248,30 +229,26 @@ TOKENPRUNE_TARGET void of_tile(const T* const* a, std::int64_t count_a, const Pa
     for (std::int64_t j = 0; j < count_b; ++j) {
       const auto sum = [&](int product) { return scratch.sums[product][i][first % kEdge + j]; };
       float total = sum(0);
-      if constexpr (kProductCount<T> == 4) total += sum(3);
-      if constexpr (kProductCount<T> >= 3) total += sum(1) + sum(2);
+      if constexpr (kParts<T> == 2) total = (total + sum(3)) + (sum(1) + sum(2));
       out[i * stride_out + j] = total;
     }
 }
 
-// For rows a and b of length 1, let rest be what the leading part leaves of a row, and left what both parts leave. A
-// dot product in tiles lacks at most |left_a| + |left_b| + |rest_a| |rest_b|, so no more than the sum of |left| +
-// |rest|^2 / 2 over both. Within the limit that is below 9e-6. Rows of a hundred unlike elements are, most rows of
-// fewer too; rows of equal elements need not be.
+// For rows a and b of length 1, a dot product in tiles lacks at most |left_a| + |left_b|, left being what both parts of
+// a row leave over. The limit holds that below 8e-6, and keeps 2e-6 for rounding. Rows of a hundred unlike elements are
+// within it, most rows of fewer too; rows of equal elements need not be. Where a sum of squares is next to the largest
+// float, the products of leading parts may overflow.
 TOKENPRUNE_TARGET bool suits_tiles(const float* row, std::int64_t depth, float sum_of_squares) {
-  constexpr float kLimit = 4.5e-6f;
-  __m512 rest_squares = _mm512_setzero_ps(), left_squares = _mm512_setzero_ps();
+  constexpr float kLimit = 4e-6f, kLargest = 0x1p120f;
+  if (sum_of_squares > kLargest) return false;
+  __m512 squares = _mm512_setzero_ps();
   for (std::int64_t begin = 0; begin < depth; begin += kStep) {
     const Floats value = load(row + begin, inside(begin, depth));
     const Floats rest = without(value, rounded(value));
     const Floats left = without(rest, rounded(rest));
-    rest_squares = _mm512_fmadd_ps(rest.low, rest.low, _mm512_fmadd_ps(rest.high, rest.high, rest_squares));
-    left_squares = _mm512_fmadd_ps(left.low, left.low, _mm512_fmadd_ps(left.high, left.high, left_squares));
+    squares = _mm512_fmadd_ps(left.low, left.low, _mm512_fmadd_ps(left.high, left.high, squares));
   }
-  const float scale = reciprocal_norm(sum_of_squares);
-  const float rest = std::sqrt(_mm512_reduce_add_ps(rest_squares)) * scale;
-  const float left = std::sqrt(_mm512_reduce_add_ps(left_squares)) * scale;
-  return left + rest * rest / 2 <= kLimit;
+  return std::sqrt(_mm512_reduce_add_ps(squares)) * reciprocal_norm(sum_of_squares) <= kLimit;
 }
 
 template <class T>
@@ -279,7 +256,7 @@ DotProducts<T> with_tiles(DotProducts<T> products) {
   products.of_tile = of_tile<T>;
   products.pack = pack<T>;
   products.tile_rows = kTileRows;
-  products.panel_element_bytes = Split<T>::kParts * sizeof(std::uint16_t);
+  products.panel_element_bytes = kParts<T> * sizeof(std::uint16_t);
   products.one_order = false;
   return products;
 }

@@ -3,9 +3,9 @@
 //
 // Scores only fall as rows are selected. So the score of a row that has not taken in some picks bounds the one it has
 // from above, and most rows never need the rest (the accelerated greedy of Minoux, 1978). A round takes the front, the
-// rows with the best bounds, brings it up to date, and works on the best of it alone, the candidates: while the best of
-// them beats every bound outside, it is the next pick, and only the similarities among them are needed to know the one
-// after.
+// rows with the best bounds, brings each up to date unless it falls behind all others first, and works on the best of
+// the rest alone, the candidates: while the best of them beats every bound outside, it is the next pick, and only the
+// similarities among them are needed to know the one after.
 #pragma once
 
 #include "../common/order.h"
@@ -46,10 +46,13 @@ class Greedy {
   template <class Parallel>
   void run(Parallel& parallel) {
     pick_first(parallel);
+    std::int64_t front_size = sizes_.front;
     while (!picks_.complete() && !bounds_.empty()) {
-      const auto front = bounds_.begin() + std::min<std::int64_t>(sizes_.front, bounds_.size());
+      const auto front = bounds_.begin() + std::min<std::int64_t>(front_size, bounds_.size());
       Key outside = best_behind(front, bounds_.end());
       const auto able = bring_up_to_date(front, outside, parallel);
+      // Where one pick lowers most rows, few rows at a time would take too many rounds.
+      front_size = able == bounds_.begin() ? 2 * front_size : sizes_.front;
       if (able == bounds_.begin()) continue;
       const auto candidates = bounds_.begin() + std::min<std::int64_t>(candidates_.capacity(), able - bounds_.begin());
       outside = std::min(outside, best_behind(candidates, able), comes_before);
@@ -118,8 +121,8 @@ class Greedy {
         });
   }
 
-  // Brings the rows of the front up to date, and moves those to its start that still may beat `outside`; the end of
-  // these.
+  // Brings the rows of the front up to date, as long as they may beat `outside`, and moves those that still may to its
+  // start; the end of these.
   template <class Parallel>
   Bound bring_up_to_date(Bound end, Key outside, Parallel& parallel) {
     std::vector<std::int64_t> behind;
@@ -137,7 +140,6 @@ class Greedy {
   template <class Parallel>
   void pick_from(Bound end, Key outside, Parallel& parallel) {
     Bound best = std::min_element(bounds_.begin(), end, comes_before);
-    if (!beats(*best, outside)) return;
     candidates_.clear();
     std::vector<std::int64_t> rows;
     for (Bound bound = bounds_.begin(); bound != end; ++bound) rows.push_back(bound->index);

@@ -1,6 +1,6 @@
 // Cosine similarity of two token rows: one fixed float32 function of the rows and their depth.
 //
-// The order in which a dot product's terms are added depends on nothing but the depth, the element type and the
+// The order in which a dot product's terms are added depends on nothing but the two rows, their depth and type, and the
 // instruction set, so a similarity has the same bits in every tile, tail, batch and thread, and dot(a, b) == dot(b, a).
 // Terms are added in chunks, and the chunks to each other, which bounds the rounding error.
 #pragma once
