@@ -15,7 +15,7 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
-CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_560, "idpruner": 2_560}
+CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_880, "idpruner": 2_880}
 """From so many rows on, candidate blocks are taken to be faster: modelled by bench/roofline.py, never measured.
 
 DivPrune has to search for its first pick as well, which the materialised form finds on the way.
