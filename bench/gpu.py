@@ -487,9 +487,9 @@ class Benchmark:
         except Exception as error:
             row.note = f"no stages: {described(error)}"
             return case.picks(expected)
-        # Only the materialised form has a pass over all pairs.
         if len(case.counts) == 1:
             row.h200_stages = predicted_stages(method, case, "candidate blocks" in row.stages)
+        # Only the materialised form has a pass over all pairs.
         similarity = row.stages.get("similarity pass", 0.0)
         operations = sum(roofline.similarity_operations(count, case.depth) for count in case.counts)
         moved = sum(roofline.similarity_bytes(count, case.depth, case.dtype.itemsize) for count in case.counts)

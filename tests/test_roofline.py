@@ -1,10 +1,15 @@
 """The model of an H200 against the times it was made from, and against itself."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tokenprune_kernels.backends.triton import configs
 
 roofline = pytest.importorskip("bench.roofline", reason="the benchmarks are only in the source tree")
+
+from bench.markdown import number  # noqa: E402
 
 DEPTH = 4_096
 
@@ -120,6 +125,7 @@ def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
     assert split < whole
     assert configs.parts_of_depth(45, 4, roofline.MULTIPROCESSORS) == 4
     assert configs.parts_of_depth(roofline.MULTIPROCESSORS, 4, roofline.MULTIPROCESSORS) == 1
+    assert configs.parts_of_depth(1, configs.MOST_PARTS + 1, roofline.MULTIPROCESSORS) == 1
 
 
 def test_units_beyond_the_multiprocessors_take_another_turn():
@@ -148,3 +154,23 @@ def test_the_stages_of_candidate_blocks(method):
     assert totals == sorted(totals)
     assert roofline.candidate_rounds("divprune", 288) == pytest.approx(8, abs=1)
     assert roofline.candidate_rounds("mmr", 292) == pytest.approx(4, abs=1)
+
+
+def test_the_readme_says_what_the_model_says():
+    lines = (Path(roofline.__file__).parent.parent / "README.md").read_text().splitlines()
+    rows = [
+        line
+        for line in lines
+        if re.match(r"\| `\w+` \| [\d,]+, k = [\d,]+ \| (materialised|candidate blocks) \|", line)
+    ]
+    assert len(rows) > 5
+    for row in rows:
+        method, sizes, form, stages, together = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        count, k = (int(size.replace(",", "")) for size in sizes.split(", k = "))
+        assert (form == "candidate blocks") == configs.candidates_win(method, count)
+        if form == "materialised":
+            expected = roofline.materialised_stages(count, k, DEPTH)
+        else:
+            expected = roofline.candidate_stages(method, count, k, DEPTH, configs.candidate_count(2, count))
+        assert stages == " + ".join(map(number, expected.values()))
+        assert together == number(sum(expected.values()))

@@ -22,6 +22,10 @@ DivPrune has to search for its first pick as well, which the materialised form f
 """
 
 
+MOST_PARTS = 8
+"""Into so many parts D is split at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
     """The tile of the similarity pass, ``block_n x block_n`` similarities from ``block_d`` elements at a time."""
@@ -225,8 +229,11 @@ def candidates_win(method: str, count: int) -> bool:
 
 
 def parts_of_depth(tiles: int, chunks: int, multiprocessors: int) -> int:
-    """Into how many parts D is split, so that there is a unit of work for every multiprocessor."""
-    return chunks if tiles < multiprocessors else 1
+    """Into how many parts D is split, so that there is a unit of work for every multiprocessor.
+
+    Chunk by chunk or not at all; not where their sums would take much memory.
+    """
+    return chunks if tiles < multiprocessors and chunks <= MOST_PARTS else 1
 
 
 def workspace_limit(environment: Mapping[str, str] = os.environ) -> int:
