@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET=1 is for the interpreter, and only for it"),
 ]
 
-KERNELS = (kernels.plan_kernel, kernels.row_norm_kernel, kernels.similarity_kernel, kernels.greedy_kernel)
+KERNELS = tuple(getattr(kernels, name) for name in kernels.__all__ if name.endswith("_kernel"))
 OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in METHODS]
 
 # One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64 above 64.
@@ -293,6 +293,7 @@ def similarities(monkeypatch, x, config=None):
 
     with monkeypatch.context() as recording:
         recording.setattr(launch, "_run", recorded)
+        recording.setattr(launch, "candidates_win", lambda *_: False)
         if config is not None:
             recording.setattr(launch, "similarity_config", lambda *_: config)
         torch.ops.tokenprune.divprune(x, 1)
@@ -356,7 +357,6 @@ def test_a_batch_in_slices_is_the_batch_at_once(monkeypatch, operator, items):
     tensors = given(operator)
     expected = scored(operator)(*tensors)
     monkeypatch.setattr(launch, "WORKSPACE_LIMIT", items * 4 * LONGEST**2)
-    assert launch._workspace_rows(LONGEST) == items * launch._padded(LONGEST)
     assert_equal(scored(operator)(*tensors), expected)
 
 
@@ -374,3 +374,84 @@ def test_runs_side_by_side_do_not_disturb_each_other(operator):
         torch.cuda.synchronize()
         for mine, theirs in zip(results, expected, strict=True):
             assert_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("depth", [1_040, 1_001, 64])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_form_gives_the_same_bits(monkeypatch, method, dtype, depth):
+    x, weight = gaussian_tokens(700, depth, dtype=dtype).cuda(), random_weight(700).cuda()
+    x[::50] = x[0]
+    x[3], weight[7] = torch.nan, torch.inf
+    with launch.forced("materialised"):
+        expected = scored(method)(*arguments(method, x, weight, 700))
+    with launch.forced("candidates"):
+        for room, rounds in ((None, 2**31 - 1), (40, 2**31 - 1), (64, 1)):
+            monkeypatch.setattr(launch, "CANDIDATE_ROOM", room)
+            monkeypatch.setattr(launch, "CANDIDATE_ROUNDS", rounds)
+            assert_equal(scored(method)(*arguments(method, x, weight, 700)), expected)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_candidate_blocks_in_a_captured_graph(operator):
+    fixed = given(operator)
+    with launch.forced("candidates"):
+        scored(operator)(*fixed)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = scored(operator)(*fixed)
+    for seed in (1, 2, 3, 0):
+        renewed = given(operator, seed)
+        renew(fixed, renewed)
+        for _ in range(3):
+            graph.replay()
+        with launch.forced("materialised"):
+            assert_equal(result, scored(operator)(*renewed))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_candidate_blocks_side_by_side(operator):
+    tensors = [given(operator, seed) for seed in range(4)]
+    with launch.forced("candidates"):
+        expected = [scored(operator)(*each) for each in tensors]
+        streams = [torch.cuda.Stream() for _ in tensors]
+        torch.cuda.synchronize()
+        for _ in range(20):
+            results = []
+            for stream, each in zip(streams, tensors, strict=True):
+                with torch.cuda.stream(stream):
+                    results.append(scored(operator)(*each))
+            torch.cuda.synchronize()
+            for mine, theirs in zip(results, expected, strict=True):
+                assert_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("programs", [1, 2, 7])
+@pytest.mark.parametrize("method", METHODS)
+def test_candidate_blocks_on_any_number_of_multiprocessors(monkeypatch, method, programs):
+    tensors = given(method)
+    with launch.forced("candidates"):
+        expected = scored(method)(*tensors)
+        monkeypatch.setattr(launch, "_multiprocessors", lambda device: programs)
+        assert_equal(scored(method)(*tensors), expected)
+
+
+@pytest.mark.parametrize("count", [24_209, 65_536])
+@pytest.mark.parametrize("method", METHODS)
+def test_more_rows_than_the_greedy_kernel_holds(method, count):
+    x, weight = exact_tokens(count, 64, non_zeros=16, dtype=torch.bfloat16), exact_weight(method, count)
+    expected = scored(method)(*arguments(method, x, weight, 40))
+    result = scored(method)(*arguments(method, x.cuda(), weight.cuda(), 40))
+    for mine, theirs in zip(result, expected, strict=True):
+        assert torch.equal(mine.cpu(), theirs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_linear_in_the_rows(method):
+    count, depth = 262_144, 64
+    x, weight = torch.randn(count, depth, device="cuda").bfloat16(), torch.rand(count, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    indices = getattr(torch.ops.tokenprune, method)(*arguments(method, x, weight, 1_000))
+    assert torch.cuda.max_memory_allocated() - before < 2 * x.nbytes
+    assert len(indices.unique()) == 1_000

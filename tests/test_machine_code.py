@@ -205,7 +205,7 @@ def grid_kernel(kernel, architecture, dtype, layout, depth, method="divprune", c
         constants |= {"importance": None} if method == "divprune" else {}
         tensors |= {} if method == "divprune" else {"importance": torch.float32}
     tensors |= {} if "plan" in layout else {"plan": torch.int64}
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | launch.GRID_OPTIONS
     return config, compiled(kernel, architecture, tensors, constants, **options)
 
 
@@ -242,6 +242,7 @@ def test_kernels_that_wait_for_their_grid(machine_code, kernel, architecture, dt
     assert not re.search(LOCAL_MEMORY, code)
     assert registers(code) <= config.registers
     assert binary.metadata.shared <= config.shared_memory
+    assert binary.metadata.launch_cooperative_grid
     # All programs have to be resident at once, or those that wait never end.
     assert config.programs * config.num_warps * 32 * -(-registers(code) // 8) * 8 <= REGISTERS
     assert config.programs * (binary.metadata.shared + RESERVED_SHARED_MEMORY) <= SHARED_MEMORY

@@ -1,8 +1,15 @@
 """The model of an H200 against the times it was made from, and against itself."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from tokenprune_kernels.backends.triton import configs
+
 roofline = pytest.importorskip("bench.roofline", reason="the benchmarks are only in the source tree")
+
+from bench.markdown import number  # noqa: E402
 
 DEPTH = 4_096
 
@@ -83,3 +90,87 @@ def test_items_run_side_by_side_until_every_multiprocessor_has_one():
     assert roofline.greedy_bound([576] * 132, [58] * 132) == pytest.approx(one)
     assert roofline.greedy_bound([576] * 264, [58] * 264) == pytest.approx(2 * one)
     assert roofline.greedy_bound([576, 2_880], [58, 288]) == roofline.greedy_time(2_880, 288)
+
+
+def modelled(method, count, depth=DEPTH):
+    """The microseconds of either form, a tenth of the rows kept."""
+    candidates = roofline.candidate_stages(method, count, count // 10, depth, configs.candidate_count(2, count))
+    return sum(roofline.materialised_stages(count, count // 10, depth).values()), sum(candidates.values())
+
+
+@pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
+def test_the_thresholds_between_the_forms_are_those_of_the_model(method):
+    threshold = configs.CANDIDATES_FROM[method]
+    for count in (threshold, 2 * threshold, configs.LARGEST_COUNT):
+        materialised, candidates = modelled(method, count)
+        assert candidates <= 1.01 * materialised
+        assert configs.candidates_win(method, count)
+    for count in (576, threshold // 2, threshold * 3 // 4 // 64 * 64):
+        materialised, candidates = modelled(method, count)
+        assert materialised <= 1.05 * candidates
+        assert not configs.candidates_win(method, count)
+
+
+def test_the_stages_of_the_materialised_form():
+    stages = roofline.materialised_stages(2_880, 288, DEPTH)
+    assert list(stages) == ["row norms", "similarity pass", "greedy loop"]
+    assert 52 <= stages["similarity pass"] <= 90
+    assert stages["greedy loop"] == pytest.approx(roofline.greedy_time(2_880, 288) + roofline.LAUNCH_MICROSECONDS)
+    assert stages["row norms"] > 1e6 * 2_880 * DEPTH * 2 / roofline.BYTES_PER_SECOND
+
+
+def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
+    split = roofline.materialised_stages(576, 58, DEPTH)["similarity pass"]
+    whole = roofline.tile_pass_time(45, 128, DEPTH)
+    assert split < whole
+    assert configs.parts_of_depth(45, 4, roofline.MULTIPROCESSORS) == 4
+    assert configs.parts_of_depth(roofline.MULTIPROCESSORS, 4, roofline.MULTIPROCESSORS) == 1
+    assert configs.parts_of_depth(1, configs.MOST_PARTS + 1, roofline.MULTIPROCESSORS) == 1
+
+
+def test_units_beyond_the_multiprocessors_take_another_turn():
+    one = roofline.tile_pass_time(1, 128, DEPTH)
+    assert roofline.tile_pass_time(roofline.MULTIPROCESSORS, 128, DEPTH) == one
+    assert roofline.tile_pass_time(roofline.MULTIPROCESSORS + 1, 128, DEPTH) > 1.5 * one
+
+
+def test_rows_beyond_the_l2_cache_come_from_memory():
+    fitting = int(roofline.L2_BYTES / (2 * DEPTH))
+    one = roofline.tile_pass_time(1, 128, DEPTH)
+    assert roofline.tile_pass_time(1, 128, DEPTH, all_rows=fitting) == one
+    beyond = roofline.tile_pass_time(1, 128, DEPTH, all_rows=4 * fitting)
+    assert beyond == pytest.approx(4e6 * roofline.L2_BYTES / roofline.BYTES_PER_SECOND, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["divprune", "mmr"])
+def test_the_stages_of_candidate_blocks(method):
+    stages = roofline.candidate_stages(method, 65_536, 6_553, DEPTH, 1_024)
+    assert list(stages) == ["row norms", "first pick", "candidate blocks"]
+    # No round reads x faster than memory gives it.
+    least = roofline.candidate_rounds(method, 6_553) * 1e6 * 65_536 * DEPTH * 2 / roofline.BYTES_PER_SECOND
+    assert stages["candidate blocks"] > least
+    sizes = [576, 2_880, 8_192, 16_384, 65_536, 262_144]
+    totals = [sum(roofline.candidate_stages(method, size, size // 10, DEPTH, 512).values()) for size in sizes]
+    assert totals == sorted(totals)
+    assert roofline.candidate_rounds("divprune", 288) == pytest.approx(8, abs=1)
+    assert roofline.candidate_rounds("mmr", 292) == pytest.approx(4, abs=1)
+
+
+def test_the_readme_says_what_the_model_says():
+    lines = (Path(roofline.__file__).parent.parent / "README.md").read_text().splitlines()
+    rows = [
+        line
+        for line in lines
+        if re.match(r"\| `\w+` \| [\d,]+, k = [\d,]+ \| (materialised|candidate blocks) \|", line)
+    ]
+    assert len(rows) > 5
+    for row in rows:
+        method, sizes, form, stages, together = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        count, k = (int(size.replace(",", "")) for size in sizes.split(", k = "))
+        assert (form == "candidate blocks") == configs.candidates_win(method, count)
+        if form == "materialised":
+            expected = roofline.materialised_stages(count, k, DEPTH)
+        else:
+            expected = roofline.candidate_stages(method, count, k, DEPTH, configs.candidate_count(2, count))
+        assert stages == " + ".join(map(number, expected.values()))
+        assert together == number(sum(expected.values()))

@@ -133,6 +133,50 @@ def test_a_mistaken_warmup_is_an_error(options, message):
         tokenprune_kernels.warmup(device="cpu", **options)
 
 
+def test_the_workspace_limit_is_set_and_told(monkeypatch):
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 2**30)
+    assert backend_package.set_workspace_limit(2**20) == 2**30
+    assert launch.WORKSPACE_LIMIT == 2**20
+    for size, error, message in (
+        (0, ValueError, "expected size to be at least 1, got 0"),
+        (1.5, TypeError, "expected size to be an int, got float"),
+        (True, TypeError, "expected size to be an int, got bool"),
+    ):
+        with pytest.raises(error, match=f"^set_workspace_limit: {message}$"):
+            backend_package.set_workspace_limit(size)
+    assert launch.WORKSPACE_LIMIT == 2**20
+
+
+def test_the_workspace_limit_comes_from_the_environment():
+    assert configs.workspace_limit({}) == 2**30
+    assert configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": ""}) == 2**30
+    assert configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": "1000"}) == 1_000
+    for text in ("0", "-5", "1e9", "1 GiB"):
+        with pytest.raises(ValueError, match=f"^TOKENPRUNE_WORKSPACE_LIMIT: expected a number of bytes.*got '{text}'"):
+            configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": text})
+
+
+def test_candidate_blocks_win_from_the_threshold_on(monkeypatch):
+    for method, threshold in configs.CANDIDATES_FROM.items():
+        for count, form in ((threshold - 1, launch._Materialised), (threshold, launch._CandidateBlocks)):
+            assert launch._form(method, count, launch._padded(count)) is form
+    for rows, form in ((4_096, launch._Materialised), (2**24, launch._CandidateBlocks)):
+        assert launch._form("divprune", 4_096, rows) is form
+
+
+@only_triton
+def test_many_segments_have_fewer_candidates_each(backend, monkeypatch):
+    chosen = []
+    run = launch._run
+    monkeypatch.setattr(launch, "_run", lambda *a, **o: (chosen.append(a[4].get("CANDIDATE_N")), run(*a, **o)))
+    x, sums = gaussian_tokens(12, 8), (prefix_sums(5, 7), prefix_sums(2, 3))
+    with launch.forced("candidates"):
+        expected = ops.divprune_varlen(x, *sums, 5, 7)
+        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 2 * 4 * 128**2)
+        assert torch.equal(ops.divprune_varlen(x, *sums, 5, 7), expected)
+    assert [candidates for candidates in chosen if candidates] == [256, 128]
+
+
 @only_triton
 def test_sizes_of_one_bucket_share_their_kernels(backend, monkeypatch):
     monkeypatch.setattr(launch, "_compiled", set())
@@ -162,6 +206,8 @@ def test_nothing_is_compiled_inside_a_capture(backend, monkeypatch):
         with pytest.raises(RuntimeError, match="row_norm_kernel: expected a bucket compiled before the capture"):
             ops.divprune(x, 3)
     tokenprune_kernels.warmup([(20, 24)], dtype=torch.float16, methods=["divprune"], device=ops.device)
+    names = {bucket[0].__name__ for bucket in launch._compiled}
+    assert names >= {"similarity_kernel", "greedy_kernel", "outlier_kernel", "candidate_kernel"}
     with monkeypatch.context() as capturing:
         capturing.setattr(torch.cuda, "is_available", lambda: True)
         capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 LARGEST_COUNT = 16_384
 """The most rows of one item that the greedy kernel holds in registers."""
 
-CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_304, "idpruner": 2_304}
+CANDIDATES_FROM = {"divprune": 8_192, "mmr": 2_880, "idpruner": 2_880}
 """From so many rows on, candidate blocks are taken to be faster: modelled by bench/roofline.py, never measured.
 
 DivPrune has to search for its first pick as well, which the materialised form finds on the way.
 """
+
+
+MOST_PARTS = 8
+"""Into so many parts D is split at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +250,11 @@ def candidates_win(method: str, count: int) -> bool:
 
 
 def parts_of_depth(tiles: int, chunks: int, multiprocessors: int) -> int:
-    """Into how many parts D is split, so that there is a unit of work for every multiprocessor."""
-    return chunks if tiles < multiprocessors else 1
+    """Into how many parts D is split, so that there is a unit of work for every multiprocessor.
+
+    Chunk by chunk or not at all; not where their sums would take much memory.
+    """
+    return chunks if tiles < multiprocessors and chunks <= MOST_PARTS else 1
 
 
 def workspace_limit(environment: Mapping[str, str] = os.environ) -> int:

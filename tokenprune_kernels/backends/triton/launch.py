@@ -47,6 +47,9 @@ CANDIDATE_ROOM: int | None = None
 OPTIONS = {"enable_fp_fusion": False}
 """How every kernel is compiled: without fusion, a score is rounded the same way wherever it is formed."""
 
+GRID_OPTIONS = {"launch_cooperative_grid": True}
+"""Kernels whose programs wait for one another start only if there is room for all of them."""
+
 PLAN_OPTIONS = {"num_warps": 8}
 """With fewer, the compiler spills on sm_100."""
 
@@ -436,9 +439,8 @@ class _CandidateBlocks(_Selection):
 
     @staticmethod
     def item_bytes(tokens: _Tokens, count: int) -> int:
-        return 4 * candidate_count(tokens.x.element_size(), count) ** 2 + _padded(count) * _CandidateBlocks.row_bytes(
-            count
-        )
+        candidates = candidate_count(tokens.x.element_size(), count)
+        return 4 * candidates**2 + _padded(count) * _CandidateBlocks.row_bytes(count)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -456,10 +458,9 @@ class _CandidateBlocks(_Selection):
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         x, segments = self.tokens.x, sizes["segments"]
         self.state.zero_()
-        programs = 1
-        if x.is_cuda:
-            programs = self.config.programs * _multiprocessors(x.device)
-        resident = {"launch_cooperative_grid": True} if programs > 1 else {}
+        # The interpreter's programs run one after another: a second one would never arrive.
+        programs = self.config.programs * _multiprocessors(x.device) if x.is_cuda else 1
+        resident = GRID_OPTIONS if x.is_cuda else {}
         picks = {"plan": plan, "state": self.state, "indices": self.indices, "scores": self.scores}
         constants = {"WITH_SCORES": self.scores is not None, "VARLEN": plan is not None}
         tiles = candidate_constants(self.config, x.shape[-1]) | {"ALIGNMENT": self.tokens.alignment}
