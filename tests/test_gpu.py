@@ -11,6 +11,7 @@ import python_ref
 import tokenprune_kernels
 from tests.conftest import INTERPRETED
 from tests.inputs import (
+    ALL_METHODS,
     DTYPES,
     METHODS,
     arguments,
@@ -34,7 +35,7 @@ pytestmark = [
 ]
 
 KERNELS = tuple(getattr(kernels, name) for name in kernels.__all__ if name.endswith("_kernel"))
-OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in METHODS]
+OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in ALL_METHODS]
 
 # One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64 above 64.
 DEPTH, ROWS, LONGEST, TOTAL_K = 256, 1_200, 600, 50

@@ -240,6 +240,11 @@ def test_kernels_that_wait_for_their_grid(machine_code, kernel, architecture, dt
     # The same products as in the similarity pass: another instruction could round otherwise.
     assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
     assert not re.search(LOCAL_MEMORY, code)
+    assert not (architecture == 90 and re.search(r"\bHMMA\.", code))
+    assert_programs_may_wait(binary, code, config)
+
+
+def assert_programs_may_wait(binary, code, config):
     assert registers(code) <= config.registers
     assert binary.metadata.shared <= config.shared_memory
     assert binary.metadata.launch_cooperative_grid
@@ -284,7 +289,7 @@ def test_row_norms_are_summed_by_pairs(layout, dtype):
     kernel = compiled(kernels.row_norm_kernel, 90, tensors | plan, {"HAS_WEIGHT": True} | layout)
     # Only a sum of two terms has one result in every layout.
     reduced = re.findall(r"tt.reduce\"\(.*?\}\) : \(tensor<([0-9x]+)xf32>", kernel.asm["ttir"], re.DOTALL)
-    assert len(reduced) == kernels.norms._NORM_FOLDS.value
+    assert 2 ** len(reduced) == kernels.norms.NORM_BLOCK_D.value
     assert all(shape.split("x")[1] == "2" for shape in reduced)
 
 
@@ -347,11 +352,10 @@ def test_dpp(machine_code, architecture, dtype, layout, depth):
         launch.candidate_constants(config, depth) | {"WITH_SCORES": True} | layout,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        launch_cooperative_grid=True,
+        **launch.GRID_OPTIONS,
     )
     code = machine_code(kernel)
     if layout is ALIGNED:
         assert re.search(r"\b(?:LDGSTS|LDG)\.\S*128", code)
     assert not re.search(LOCAL_MEMORY, code)
-    assert registers(code) <= config.registers
-    assert kernel.metadata.shared <= config.shared_memory
+    assert_programs_may_wait(kernel, code, config)

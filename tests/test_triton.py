@@ -269,6 +269,9 @@ def test_sizes_beyond_what_a_kernel_counts_are_an_error(backend):
     message = "^divprune: expected D to be at most 1073741824 on the triton backend, got 1073741825$"
     with pytest.raises(ValueError, match=message):
         launch.operator("divprune", "default")(torch.ones(1).expand(2, 2**30 + 1), 1)
+    message = "^mmr: expected N to be at most 1073741824 on the triton backend, got 1073741825$"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("mmr", "default")(torch.ones(1, 1).expand(2**30 + 1, 1), torch.ones(1).expand(2**30 + 1), 1)
     segments = 2**21
     sums = torch.zeros(segments + 1, dtype=torch.int32), torch.zeros(segments + 1, dtype=torch.int32)
     message = "expected at most 2097151 segments with max_seqlen = 16384 on the triton backend, got 2097152"

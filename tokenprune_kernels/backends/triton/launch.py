@@ -54,6 +54,7 @@ PLAN_OPTIONS = {"num_warps": 8}
 """With fewer, the compiler spills on sm_100."""
 
 _LARGEST_DEPTH = 2**30
+_LARGEST_ITEM = 2**30
 _MOST_PROGRAMS = 2**31 - 1  # of a grid
 
 _ALIGNMENT = 8
@@ -168,7 +169,7 @@ class _Tokens:
 def _dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool) -> Any:
     x = x.detach()
     leading, count = x.shape[:-2], x.shape[-2]
-    _check_depth(method, x.shape[-1])
+    _check_sizes(method, "N", count, x.shape[-1])
     indices = torch.empty(*leading, k, dtype=torch.int64, device=x.device)
     scores = torch.empty(*leading, k, dtype=torch.float32, device=x.device) if with_scores else None
     if indices.numel() > 0:
@@ -200,7 +201,7 @@ def _varlen(
     x = _with_unit_stride(x.detach())
     rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
     longest = min(max_seqlen, rows)
-    _check_depth(f"{method}_varlen", x.shape[-1])
+    _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
     # What no segment owns, and what belongs to one that breaks the contract.
     indices = torch.full((total_k,), -1, dtype=torch.int64, device=x.device)
     scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=x.device) if with_scores else None
@@ -502,7 +503,11 @@ class _CandidateBlocks(_Selection):
 
 
 class _OnePickATurn(_Selection):
-    """The DPP: all rows take in a pick before the next is made; memory linear in N and in k."""
+    """The DPP: all rows take in a pick before the next is made.
+
+    Memory is that of the rows times the most that an item keeps; of a ragged batch, that is ``total_k`` at most, and
+    ``max_seqlen``.
+    """
 
     triangular = False
 
@@ -525,7 +530,7 @@ class _OnePickATurn(_Selection):
         most_kept = k if plan is None else min(self.longest, self.indices.shape[0])
         rows = self.capacity * _ROW_ALIGNMENT
         programs = self.config.programs * _multiprocessors(x.device) if x.is_cuda else 1
-        resident = {"launch_cooperative_grid": True} if programs > 1 else {}
+        resident = GRID_OPTIONS if x.is_cuda else {}
         lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
         _run(
             kernels.dpp_kernel,
@@ -614,9 +619,10 @@ def _padded(count: int) -> int:
     return triton.cdiv(count, _ROW_ALIGNMENT)
 
 
-def _check_depth(name: str, depth: int) -> None:
-    if depth > _LARGEST_DEPTH:
-        raise ValueError(f"{name}: expected D to be at most {_LARGEST_DEPTH} on the triton backend, got {depth}")
+def _check_sizes(name: str, argument: str, count: int, depth: int) -> None:
+    for what, size, largest in ((argument, count, _LARGEST_ITEM), ("D", depth, _LARGEST_DEPTH)):
+        if size > largest:
+            raise ValueError(f"{name}: expected {what} to be at most {largest} on the triton backend, got {size}")
 
 
 def _with_unit_stride(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .grid import grid_barrier
+from .norms import sums_by_pairs
 from .scores import NON_FINITE, PICKED, key_of, score_of
 from .segments import PLAN_COLUMNS, all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of
@@ -56,13 +57,13 @@ def _self_similarity(rows, norm, inside, width, BLOCK_N: tl.constexpr, BLOCK_D: 
     floored = inside & (norm >= _LARGEST_RECIPROCAL_NORM)
     similarity = tl.full([BLOCK_N], 1.0, tl.float32)
     if tl.max(floored.to(tl.int32), axis=0) > 0:
-        squares = tl.zeros([BLOCK_N], tl.float32)
+        squares = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         for begin in range(0, width, BLOCK_D):
             d = begin + tl.arange(0, BLOCK_D)  # [BLOCK_D]
             values = tl.load(rows[:, None] + d[None, :], mask=floored[:, None] & (d < width)[None, :], other=0.0)
             values = values.to(tl.float32)
-            squares += tl.sum(values * values, axis=1)
-        similarity = tl.where(floored, squares * (norm * norm), similarity)
+            squares += values * values
+        similarity = tl.where(floored, sums_by_pairs(squares, BLOCK_N, BLOCK_D) * (norm * norm), similarity)
     return similarity
 
 

@@ -8,7 +8,18 @@ from .segments import segment_at
 NORM_BLOCK_N = tl.constexpr(16)
 NORM_BLOCK_D = tl.constexpr(256)
 """The block of the row norms: not a knob, because it fixes the order of their sums."""
-_NORM_FOLDS = tl.constexpr(8)  # log2(NORM_BLOCK_D)
+
+
+@triton.jit
+def sums_by_pairs(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sums of rows, folded by pairs: the order of a longer reduction depends on the layout, and that on x's alignment.
+
+    ``COLUMNS`` is a power of two up to 2^16.
+    """
+    for fold in tl.static_range(16):
+        if (COLUMNS >> fold) > 1:
+            values = tl.sum(tl.reshape(values, [ROWS, 2, COLUMNS >> (fold + 1)]), axis=1)
+    return tl.reshape(values, [ROWS])
 
 
 @triton.jit(
@@ -47,10 +58,7 @@ def row_norm_kernel(
         mask = inside[:, None] & (d < width)[None, :]
         values = tl.load(rows[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
         squares += values * values
-    # Folded by pairs, because the order of a longer reduction depends on the layout, and that on the alignment of x.
-    for fold in tl.static_range(_NORM_FOLDS):
-        squares = tl.sum(tl.reshape(squares, [NORM_BLOCK_N, 2, NORM_BLOCK_D >> (fold + 1)]), axis=1)
-    sum_of_squares = tl.reshape(squares, [NORM_BLOCK_N])
+    sum_of_squares = sums_by_pairs(squares, NORM_BLOCK_N, NORM_BLOCK_D)
     # Not finite whenever an element is not: products and sums keep Inf and NaN.
     finite = sum_of_squares < float("inf")
     if HAS_WEIGHT:

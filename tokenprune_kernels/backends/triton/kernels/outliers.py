@@ -74,6 +74,8 @@ def _settle(of_segment, keys, chosen, outlier_keys, candidates, BLOCK_N: tl.cons
     row = tl.load(chosen + c, mask=valid, other=0)
     key = tl.load(keys + row, mask=valid, other=PICKED)
     key = tl.minimum(key, tl.load(outlier_keys + c, mask=valid, other=PICKED))
+    # Threads that hold the same rows must have read them all before one writes.
+    tl.debug_barrier()
     tl.store(keys + row, PICKED, mask=valid)
     # Other threads read what these have written.
     tl.debug_barrier()
