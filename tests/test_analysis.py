@@ -462,7 +462,7 @@ def test_the_angles_are_drawn_as_measured(samples, measurements):
 
 
 def test_a_name_is_no_formula(samples, measurements):
-    name = r"a$\frac$b$c"
+    name = r"a$\frac$b"
     named = [dataclasses.replace(sample, name=name + sample.name) for sample in samples]
     renamed = [dataclasses.replace(each, sample=name + each.sample) for each in measurements]
     for draw in (figures.pareto, figures.kept_patches, figures.pairwise_angles):
