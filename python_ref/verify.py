@@ -304,7 +304,11 @@ class _GainReplay(_Replay):
         return (2 * eps, gap > 4 * eps) if best >= 3 * eps else (3 * eps, False)
 
     def _agrees(self, reported: float, score: float, eps: float) -> bool:
-        return abs(reported - score) <= eps or (reported == 0.0 and score <= 3 * eps)
+        if reported == 0.0 and -torch.inf < score <= 3 * eps:
+            return True
+        # Gains reach beyond what float32 can hold, in both directions.
+        least, most = torch.tensor([score - eps, score + eps], dtype=torch.float64).float().tolist()
+        return least <= reported <= most
 
     def _take_in(self, pick: int, score: float) -> None:
         if score <= self._eps(0):

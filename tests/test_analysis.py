@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import math
@@ -16,6 +17,7 @@ from tokenprune_kernels import analysis, comparison, importance, metrics, pictur
 from tokenprune_kernels.analysis import figures, frontier, report, selections
 from tokenprune_kernels.analysis.progress import Progress
 from tokenprune_kernels.analysis.samples import Sample
+from tokenprune_kernels.analysis.selections import Measurement
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -135,6 +137,10 @@ F = gaussian_tokens(2, 12, 4)
         ({"features": F, "importance": torch.ones(2, 12) / 0}, 0, "expected importance to be finite and not negative"),
         ({"features": F, "grid": torch.tensor([3, 5])}, 0, "expected grid to hold the rows and columns of 12 patches"),
         ({"features": F, "grid": torch.tensor([12])}, 0, "expected grid to hold the rows and columns of 12 patches"),
+        ({"features": F, "grid": torch.tensor([-3, -4])}, 0, "expected grid to hold the rows and columns of 12"),
+        ({"features": F, "grid": torch.tensor([1.5, 8])}, 0, "expected grid to hold the rows and columns of 12"),
+        ({"features": F, "grid": torch.tensor([3j, 4])}, 0, "expected grid to hold the rows and columns of 12 patches"),
+        ({"features": F[0, :1], "importance": torch.tensor(1.0)}, 0, "expected importance to be floating, [1, 1], got"),
         ({"features": F}, 1, "expected as many items as pictures, 1, got 2"),
         ({"features": F}, 2, "expected a tensor named grid to draw N = 12 tokens, got none"),
     ],
@@ -312,6 +318,13 @@ def test_the_report(samples, measurements, tmp_path):
     assert [path.name for path in without_grid] == ["measurements.csv", "pareto.png", "angles.png"]
 
 
+def test_a_picture_of_an_earlier_run_does_not_stay(samples, measurements, tmp_path):
+    analysis.write_report(samples, measurements, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    files = analysis.write_report(samples[1:], measurements, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*files, tmp_path / "notes.txt"])
+
+
 def test_a_directory_that_cannot_be_made_is_named(samples, measurements, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "taken" / "measurements.csv").mkdir(parents=True)
@@ -339,6 +352,123 @@ def test_the_table_has_a_line_for_each_selector(samples, measurements):
     assert f"{against.area:+.4f}" in first[8]
     assert first[9].startswith("  MMR against DPP: ")
     assert len(second) == len(first) - 1
+
+
+def made(selector, retention, statistic, parameter=0.5, sample="made"):
+    """A selection with the given trade-off, whose other measures say the opposite."""
+    opposite = 1 - statistic
+    return Measurement(sample, selector, parameter, 9, retention, statistic, *[opposite] * 5, 1.0, None)
+
+
+def test_comparisons_are_of_mmr_against_the_others():
+    measured = [
+        *(made("MMR", retention, statistic) for retention, statistic in ((0.5, 0.2), (1.0, 0.4))),
+        *(made("naive mixture", retention, statistic) for retention, statistic in ((0.5, 0.3), (1.0, 0.6))),
+        *(made("DPP", retention, statistic) for retention, statistic in ((0.5, 0.1), (1.0, 0.3))),
+        made("MMR", 1.0, 0.0, sample="another"),
+        made("naive mixture", 1.0, 0.0, sample="another"),
+        made("DPP", 1.0, 0.9, sample="another"),
+    ]
+    against = report.comparisons(measured, "made")
+    assert list(against) == ["naive mixture", "DPP"]
+    mixture, dpp = against.values()
+    assert (mixture.start, mixture.end, mixture.lower, mixture.higher) == (0.5, 1.0, 1.0, 0.0)
+    assert (mixture.area, mixture.mean) == (pytest.approx(0.075), pytest.approx(0.15))
+    assert (dpp.start, dpp.end, dpp.lower, dpp.higher) == (0.5, 1.0, 0.0, 1.0)
+    assert (dpp.area, dpp.mean) == (pytest.approx(-0.05), pytest.approx(-0.1))
+    measured += [made(selector, 0.7, 0.5, None) for selector in ("DivPrune", "top-k importance", "IDPruner")]
+    measured.append(made("DPP", 0.4, 0.9, 1.0))
+    sample = Sample("made", torch.ones(48, 2), torch.ones(48), "norm")
+    assert [line.strip() for line in analysis.table([sample], measured).splitlines()[-2:]] == [
+        "MMR against naive mixture: lower Hopkins statistic on 100 % of the retentions from 0.500 to 1.000, "
+        "higher on 0 %; area between the frontiers +0.0750, +0.1500 on average",
+        "MMR against DPP: lower Hopkins statistic on 0 % of the retentions from 0.500 to 1.000, "
+        "higher on 100 %; area between the frontiers -0.0500, -0.1000 on average",
+    ]
+
+
+def test_the_table_has_each_measure_under_its_heading(samples, measurements):
+    for sample, block in zip(samples, analysis.table(samples, measurements).split("\n\n"), strict=True):
+        headings, *lines = (
+            [line[:20].strip(), *(line[i : i + 13].strip() for i in range(20, len(line), 13))]
+            for line in block.splitlines()[1:-2]
+        )
+        for line in lines:
+            cells = dict(zip(headings, line, strict=True))
+            selector, _, parameter = cells["selector"].partition(" at ")
+            each = measured_of(measurements, sample, selector, float(parameter) if parameter else None)
+            assert cells == {
+                "selector": cells["selector"],
+                "retention": f"{each.importance_retention:.3f}",
+                "Hopkins": f"{each.hopkins:.3f}",
+                "among tokens": f"{each.hopkins_among_tokens:.3f}",
+                "smallest d.": f"{each.smallest_distance:.3f}",
+                "mean d.": f"{each.mean_distance:.3f}",
+                "coverage": f"{each.coverage_mean:.3f}",
+                "worst": f"{each.coverage_worst:.3f}",
+                "ms": f"{each.milliseconds:.2f}",
+            }
+
+
+def measured_of(measurements, sample, selector, parameter=None):
+    (only,) = (
+        each
+        for each in measurements
+        if (each.sample, each.selector, each.parameter) == (sample.name, selector, parameter)
+    )
+    return only
+
+
+def drawn(panel):
+    """The lines of a panel by their labels, as points."""
+    return {line.get_label(): line.get_xydata().tolist() for line in panel.get_lines()}
+
+
+def test_the_trade_offs_are_drawn_as_measured(samples, measurements):
+    for sample, panel in zip(samples, figures.pareto(samples, measurements).axes, strict=False):
+        expected = {"MMR, over lambda": [], "naive mixture, over share": [], "DPP, over temperature": []}
+        for each in measurements:
+            if each.sample == sample.name:
+                label = next((label for label in expected if label.startswith(f"{each.selector}, ")), each.selector)
+                expected.setdefault(label, []).append([each.importance_retention, each.hopkins])
+        assert drawn(panel) == expected
+        assert len(expected) == (8 if sample.grid else 7)
+
+
+def test_the_angles_are_drawn_as_measured(samples, measurements):
+    degrees = [4 * (i + 0.5) for i in range(45)]
+
+    def shares(tokens):
+        counts = metrics.angle_histogram(tokens, 45)
+        return (100 * counts / counts.sum()).tolist()
+
+    labels = {
+        "DivPrune": ("DivPrune", None),
+        "top-k importance": ("top-k importance", None),
+        "IDPruner": ("IDPruner", None),
+        "DPP at temperature 1": ("DPP", 1.0),
+    }
+    for sample, panel in zip(samples, figures.pairwise_angles(samples, measurements).axes, strict=False):
+        lines = drawn(panel)
+        assert list(lines) == list(labels)
+        for label, selection in labels.items():
+            kept = measured_of(measurements, sample, *selection).kept
+            expected = zip(degrees, shares(sample.x[kept]), strict=True)
+            np.testing.assert_allclose(lines[label], list(expected), rtol=1e-6)
+        (background,) = panel.collections
+        outline = background.get_paths()[0].vertices.tolist()
+        heights = [max(height for place, height in outline if place == degree) for degree in degrees]
+        np.testing.assert_allclose(heights, shares(sample.x), rtol=1e-6)
+
+
+def test_a_name_is_no_formula(samples, measurements):
+    name = r"a$\frac$b"
+    named = [dataclasses.replace(sample, name=name + sample.name) for sample in samples]
+    renamed = [dataclasses.replace(each, sample=name + each.sample) for each in measurements]
+    for draw in (figures.pareto, figures.kept_patches, figures.pairwise_angles):
+        figure = draw(named, renamed)
+        FigureCanvasAgg(figure).draw()
+        assert any(name in text for panel in figure.axes for text in (panel.get_title(), panel.get_ylabel()))
 
 
 def texts(figure):
@@ -376,7 +506,8 @@ def test_figures_are_labelled_and_nothing_overlaps(samples, measurements, count)
 
 def test_kept_patches_are_titled_by_selector(samples, measurements):
     figure = figures.kept_patches(samples, measurements)
-    assert [panel.get_title() for panel in figure.axes] == list(selections.SHOWN)
+    titles = ["DivPrune", "top-k importance", "IDPruner", "DPP at temperature 1"]
+    assert [panel.get_title() for panel in figure.axes] == titles
     assert figure.axes[0].get_ylabel() == "first, 9 of 48"
     assert figures.kept_patches(samples[1:], measurements) is None
     for panel, selector in zip(figure.axes, selections.SHOWN, strict=True):

@@ -176,6 +176,40 @@ def test_backend_that_cannot_run_is_one_line(picture, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "place"),
+    [("prune", "tokenprune_kernels.__main__.prune"), ("analyse", "tokenprune_kernels.analysis.measure")],
+)
+@pytest.mark.parametrize(("reason", "expected"), [("", "too little"), ("2 TiB\nfor x", "2 TiB for x")])
+def test_too_little_memory_is_one_line(picture, capsys, monkeypatch, command, place, reason, expected):
+    pytest.importorskip("matplotlib")
+
+    def fail(*_, **__):
+        raise MemoryError(*([reason] if reason else []))
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(SystemExit) as exit_:
+        main([command, str(picture)])
+    assert exit_.value.code == 2
+    assert one_error_line(capsys.readouterr()).endswith(f"expected enough memory, got {expected}\n")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"features": torch.ones(1, 4), "importance": torch.tensor(1.0)}, "expected importance to be floating, [1, 1]"),
+        ({"features": torch.ones(12, 4), "grid": torch.tensor([-3, -4])}, "expected grid to hold the rows and columns"),
+    ],
+)
+def test_saved_features_that_do_not_fit_are_one_line(tmp_path, capsys, tensors, expected):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("safetensors.torch").save_file(tensors, tmp_path / "saved.safetensors")
+    with pytest.raises(SystemExit) as exit_:
+        main(["analyse", "--features", "saved.safetensors"])
+    assert exit_.value.code == 2
+    assert expected in one_error_line(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
     ("module", "command", "expected"),
     [
         ("PIL.Image", ["prune"], "expected numpy and Pillow"),

@@ -96,6 +96,19 @@ def test_fastv_drops_by_the_attention_of_its_layer():
     assert prefill_flops_by_layer(counts, 8, 16) == prefill_flops(21, 8, 16, 2) + prefill_flops(10, 8, 16, 3)
 
 
+@pytest.mark.parametrize(
+    ("count", "ratio", "k"), [(15, 0.9, 2), (15, 0.7, 4), (10, 0.95, 1), (25, 0.9, 2), (35, 0.9, 4)]
+)
+def test_fastv_rounds_halves_to_even(count, ratio, k):
+    indices, counts = comparison.fastv(torch.ones(2, count), 1, ratio)
+    assert indices.tolist() == list(range(k))
+    assert counts == (count, k)
+
+
+def test_fastv_of_no_tokens():
+    assert comparison.fastv(torch.ones(2, 0), 1, 0.5)[1] == (0, 0)
+
+
 def test_vtw_withdraws_all():
     assert comparison.vtw(576, 2, 5) == (576, 576, 0, 0, 0)
     assert comparison.vtw(576, 0, 2) == (0, 0)
@@ -156,6 +169,22 @@ X, W = torch.ones(4, 2), torch.ones(4)
         (lambda: comparison.fastv(X, 0, 0.5), r"fastv: expected layer to be in \[1, 4\], got 0"),
         (lambda: comparison.fastv(X, 5, 0.5), r"fastv: expected layer to be in \[1, 4\], got 5"),
         (lambda: comparison.fastv(X, 1, 1.0), r"fastv: expected ratio to be in \[0, 1\), got 1"),
+        (
+            lambda: comparison.fastv(W, 1, 0.5),
+            r"fastv: expected attention to have shape \[layers, ..., N\], got shape \[4\]",
+        ),
+        (lambda: comparison.top_k(W[0], 1), r"top_k: expected importance to have shape \[..., N\], got shape \[\]"),
+        (lambda: comparison.mixture(W, W, 1), r"mixture: expected x to have shape \[..., N, D\], got shape \[4\]"),
+        (lambda: comparison.outliers(W[0]), r"outliers: expected attention to have shape \[..., N\], got shape \[\]"),
+        (
+            lambda: comparison.merge(W, W[0], torch.tensor([0])),
+            r"merge: expected x to have shape \[..., N, D\], got shape \[4\]",
+        ),
+        (
+            lambda: comparison.merge(X, W, torch.tensor(0)),
+            r"merge: expected kept to have shape \[..., k\], got shape \[\]",
+        ),
+        (lambda: comparison.merge(X, W, torch.tensor([0]), W[0]), r"merge: expected keys to have shape \[4\]"),
         (lambda: comparison.vtw(3, 5, 4), r"vtw: expected layer to be in \[0, 4\], got 5"),
         (lambda: comparison.outliers(W[:0]), "outliers: expected at least 1 token, got 0"),
         (lambda: comparison.merge(X, W[1:], torch.tensor([0])), r"merge: expected attention to have shape \[4\]"),

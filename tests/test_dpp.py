@@ -222,6 +222,53 @@ def test_a_power_of_two_changes_no_pick(exponent):
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_largest_relevance_may_be_of_a_row_that_counts_for_nothing(dtype):
+    x, relevance = torch.tensor([[0, 0], [1, 0], [0, 1]]).to(dtype), torch.tensor([1e25, 1.0, 2.0])
+    for largest in (1e25, 3e38, 0.0):
+        relevance[0] = largest
+        for scale in (1.0, 1e-25, 1e-15):
+            given = relevance * torch.tensor([1.0, scale, scale])
+            indices, scores = ops.dpp.scores(x, given, 3)
+            assert indices.tolist() == [2, 1, 0]
+            assert scores.tolist() == (given.double().square() * torch.tensor([0, 1, 1])).float()[[2, 1, 0]].tolist()
+            judged("dpp", x, given, 3)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("norm", [1e-13, 1e-16, 1e-19])
+def test_the_largest_relevance_may_be_of_a_row_that_counts_for_little(norm):
+    x = torch.eye(3) * torch.tensor([norm, 1.0, 1.0])[:, None]
+    # The first row's kernel entry lies between the others.
+    relevance = torch.tensor([1e-12 / norm, 2.0, 0.25]) * 1e15
+    indices, scores = ops.dpp.scores(x, relevance, 3)
+    assert indices.tolist() == [1, 0, 2]
+    assert scores.tolist() == pytest.approx([4e30, 1e30, 6.25e28], rel=1e-5)
+    judged("dpp", x, relevance, 3)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("relevance", [3e38, 1e20, 1e-20, 1e-22, 1e-44])
+def test_gains_outside_the_range_of_float32(relevance):
+    x, relevance = gaussian_tokens(6, 8), torch.full((6,), relevance)
+    judged("dpp", x, relevance, 6)
+    indices, scores = ops.dpp.scores(x, relevance, 6)
+    for step in range(6):
+        for wrong in (1.0, math.nan, -math.inf, float(scores[step].nextafter(torch.tensor(0.0)) * 0.99) or 1e-40):
+            reported = scores.clone()
+            reported[step] = wrong
+            trace = verify_trace("dpp", x, indices, relevance, scores=reported)
+            assert trace.step == step
+
+
+def test_a_non_finite_row_has_no_gain_to_report():
+    x = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
+    for reported, right in ((-math.inf, True), (0.0, False), (math.inf, False)):
+        scores = torch.tensor([1.0, reported])
+        assert bool(verify_trace("dpp", x, torch.tensor([0, 1]), torch.ones(2), scores=scores)) == right
+
+
+@pytest.mark.kernel
 def test_rows_without_relevance_come_last_of_the_finite_ones():
     x, relevance = gaussian_tokens(30, 40), random_weight(30) + 0.1
     relevance[[2, 9, 17]] = torch.tensor([0.0, -0.0, 1e-5])

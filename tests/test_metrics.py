@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -120,6 +121,29 @@ def test_hopkins_of_draws_among_the_tokens(leading):
     assert_is(hopkins(kept, within=x, seed=5), expected)
 
 
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 4])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        smallest_distance,
+        mean_distance,
+        hopkins,
+        lambda x: hopkins(x, within=tokens(2, 9, 4, seed=1)),
+        lambda x: hopkins(tokens(2, 5, 4, seed=1), within=x, draws=60),
+        lambda x: coverage(x, torch.tensor([[0, 1, 2]] * 2))[0],
+        lambda x: coverage(x, torch.tensor([[0, 1, 2]] * 2))[1],
+    ],
+    ids=["smallest", "mean", "hopkins", "hopkins of", "hopkins among", "coverage", "worst coverage"],
+)
+def test_a_token_that_is_not_finite_leaves_no_number(measure, place, poison):
+    x = tokens(2, 6, 4)
+    x[1, place, 3] = poison
+    measured = measure(x)
+    assert measured[0].isfinite()
+    assert measured[1].isnan()
+
+
 def test_hopkins_tells_even_from_random_from_clustered():
     angle = torch.arange(60) * math.tau / 60
     even = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -178,6 +202,8 @@ X = torch.ones(4, 2)
         (lambda: hopkins(X, within=X[:0]), r"hopkins: expected within to have shape \['N', 2\], got shape \[0, 2\]"),
         (lambda: hopkins(X, within=torch.ones(3, 3)), "hopkins: expected within to have shape"),
         (lambda: angle_histogram(X, 0), "angle_histogram: expected at least 1 bin, got 0"),
+        (lambda: angle_histogram(X * math.nan), "angle_histogram: expected tokens to be finite, got nan"),
+        (lambda: angle_histogram(X * -math.inf), "angle_histogram: expected tokens to be finite, got -inf"),
         (lambda: coverage(X, KEPT[:0]), "coverage: expected at least 1 kept token, got 0"),
         (lambda: coverage(X, KEPT.int()), r"coverage: expected kept to be int64 \['k'\], got torch.int32 \[2\]"),
         (lambda: coverage(X, KEPT[None]), r"coverage: expected kept to be int64 \['k'\], got torch.int64 \[1, 2\]"),
@@ -197,6 +223,39 @@ X = torch.ones(4, 2)
 )
 def test_what_cannot_be_measured_is_named(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
+        call()
+
+
+NUMBER = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: smallest_distance(X[0]),
+            "smallest_distance: expected tokens to have shape [..., k, D], got shape [2]",
+        ),
+        (lambda: mean_distance(NUMBER), "mean_distance: expected tokens to have shape [..., k, D], got shape []"),
+        (lambda: hopkins(X[0]), "hopkins: expected tokens to have shape [..., k, D], got shape [2]"),
+        (lambda: hopkins(X, within=NUMBER), "hopkins: expected within to have shape [..., N, D], got shape []"),
+        (lambda: hopkins(X, within=X[0]), "hopkins: expected within to have shape [..., N, D], got shape [2]"),
+        (lambda: coverage(NUMBER, KEPT), "coverage: expected x to have shape [..., N, D], got shape []"),
+        (lambda: coverage(X[0], KEPT), "coverage: expected x to have shape [..., N, D], got shape [2]"),
+        (lambda: coverage(X, KEPT[0]), "coverage: expected kept to have shape [..., k], got shape []"),
+        (lambda: angle_histogram(X[0]), "angle_histogram: expected tokens to have shape [..., k, D], got shape [2]"),
+        (
+            lambda: importance_retention(NUMBER, KEPT),
+            "importance_retention: expected importance to have shape [..., N], got shape []",
+        ),
+        (
+            lambda: importance_retention(X[0], KEPT[0]),
+            "importance_retention: expected kept to have shape [..., k], got shape []",
+        ),
+    ],
+)
+def test_too_few_dimensions_are_named(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
 
 

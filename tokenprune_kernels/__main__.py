@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"expected a command, one of {', '.join(commands.choices)}, got none")
     try:
         options.run(options)
+    except MemoryError as error:
+        parser.error(f"expected enough memory, got {str(error) or 'too little'}")
     except (ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 0

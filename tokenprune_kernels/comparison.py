@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .selectors import divprune, kept_count
+from .metrics import check_dimensions
+from .selectors import divprune
 
 
 def top_k(importance: Tensor, k: int) -> Tensor:
@@ -27,10 +28,11 @@ def top_k(importance: Tensor, k: int) -> Tensor:
         int64 ``[..., k]``.
 
     Raises:
-        ValueError: for another k.
+        ValueError: for another k, or importance without a dimension of tokens.
 
     O(N log N).
     """
+    check_dimensions("top_k", "importance", importance, "[..., N]")
     _check_k("top_k", k, importance.shape[-1])
     importance = importance.float()
     importance = importance.masked_fill(~importance.isfinite(), -torch.inf)
@@ -57,6 +59,7 @@ def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor
 
     Costs what ``top_k`` and ``divprune`` cost, and a copy of x.
     """
+    check_dimensions("mixture", "x", x, "[..., N, D]")
     _check_k("mixture", k, x.shape[-2])
     if importance.shape != x.shape[:-1]:
         raise ValueError(
@@ -137,12 +140,14 @@ def fastv(attention: Tensor, layer: int, ratio: float) -> tuple[Tensor, tuple[in
     Raises:
         ValueError: naming the argument, what was expected and what came.
     """
+    check_dimensions("fastv", "attention", attention, "[layers, ..., N]")
     layers, count = attention.shape[0], attention.shape[-1]
     if not 1 <= layer <= layers:
         raise ValueError(f"fastv: expected layer to be in [1, {layers}], got {layer}")
     if not 0.0 <= ratio < 1.0:
         raise ValueError(f"fastv: expected ratio to be in [0, 1), got {ratio:.12g}")
-    k = kept_count("fastv", count, 1.0 - ratio)
+    # 1 - R would be rounded before the half is.
+    k = min(count, max(1, round(count - ratio * count)))
     return top_k(attention[layer - 1], k), (count,) * layer + (k,) * (layers - layer)
 
 
@@ -182,6 +187,7 @@ def outliers(attention: Tensor) -> Tensor:
     Raises:
         ValueError: for no tokens.
     """
+    check_dimensions("outliers", "attention", attention, "[..., N]")
     if attention.shape[-1] < 1:
         raise ValueError("outliers: expected at least 1 token, got 0")
     ordered = attention.double().sort(dim=-1).values
@@ -206,10 +212,12 @@ def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None
         The kept tokens with what was merged into them, ``[..., k, D]``, of x's dtype, sums in float32.
 
     Raises:
-        ValueError: for attention or keys that do not fit x, or a negative number of neighbours.
+        ValueError: for too few dimensions, attention or keys that do not fit x, or a negative number of neighbours.
 
     O(N k E + N k log N) operations and O(N k) memory.
     """
+    check_dimensions("merge", "x", x, "[..., N, D]")
+    check_dimensions("merge", "kept", kept, "[..., k]")
     keys = x if keys is None else keys
     for name, shape in (("attention", attention.shape), ("keys", keys.shape[:-1])):
         if shape != x.shape[:-1]:

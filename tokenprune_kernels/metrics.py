@@ -32,6 +32,7 @@ def importance_retention(importance: Tensor, kept: Tensor) -> Tensor:
     Raises:
         ValueError: for importance that is negative or not finite, or a token that is out of range or kept twice.
     """
+    check_dimensions("importance_retention", "importance", importance, "[..., N]")
     _check_kept("importance_retention", kept, importance.shape)
     importance = importance.double()
     wrong = importance[~(importance >= 0) | ~importance.isfinite()]
@@ -60,11 +61,12 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
         seed: of the draws, which are the same for every item.
 
     Returns:
-        float64 ``[...]``; 1/2 where all distances are 0.
+        float64 ``[...]``; 1/2 where all distances are 0, NaN where a token or a draw is not finite.
 
     Raises:
         ValueError: for fewer than two tokens or one draw, or tokens to draw among that do not fit.
     """
+    check_dimensions("hopkins", "tokens", tokens, "[..., k, D]")
     k, depth = tokens.shape[-2:]
     draws = k if draws is None else draws
     if k < 2:
@@ -76,6 +78,7 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
         points = torch.randn(draws, depth, generator=generator, dtype=torch.float64).to(tokens.device)
         points = points.expand(*tokens.shape[:-2], draws, depth)
     else:
+        check_dimensions("hopkins", "within", within, "[..., N, D]")
         if (*within.shape[:-2], within.shape[-1]) != (*tokens.shape[:-2], depth) or within.shape[-2] < 1:
             expected = [*tokens.shape[:-2], "N", depth]
             raise ValueError(f"hopkins: expected within to have shape {expected}, got shape {list(within.shape)}")
@@ -85,7 +88,7 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
     among_kept = _nearest_distance(unit, unit, same=True).mean(dim=-1)
     from_draws = _nearest_distance(_unit(points), unit).mean(dim=-1)
     total = among_kept + from_draws
-    return torch.where(total > 0, from_draws / total, 0.5)
+    return torch.where(total == 0, 0.5, from_draws / total)
 
 
 def smallest_distance(tokens: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ def smallest_distance(tokens: Tensor) -> Tensor:
         tokens: the kept tokens, ``[..., k, D]``, k >= 2.
 
     Returns:
-        float64 ``[...]``.
+        float64 ``[...]``; NaN where a token is not finite.
 
     Raises:
         ValueError: for fewer than two tokens.
@@ -117,7 +120,7 @@ def mean_distance(tokens: Tensor) -> Tensor:
         tokens: the kept tokens, ``[..., k, D]``, k >= 2.
 
     Returns:
-        float64 ``[...]``.
+        float64 ``[...]``; NaN where a token is not finite.
 
     Raises:
         ValueError: for fewer than two tokens.
@@ -140,11 +143,12 @@ def coverage(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         kept: the numbers of the kept ones, int64 ``[..., k]``, k >= 1, each once.
 
     Returns:
-        ``(mean, worst)``, float64 ``[...]`` each; 0 where nothing is dropped.
+        ``(mean, worst)``, float64 ``[...]`` each; 0 where nothing is dropped, else NaN where a token is not finite.
 
     Raises:
         ValueError: for no kept token, or one that is out of range or kept twice.
     """
+    check_dimensions("coverage", "x", x, "[..., N, D]")
     _check_kept("coverage", kept, x.shape[:-1])
     if kept.shape[-1] < 1:
         raise ValueError("coverage: expected at least 1 kept token, got 0")
@@ -160,17 +164,21 @@ def angle_histogram(tokens: Tensor, bins: int = 90) -> Tensor:
     O(k^2 D) operations, block by block of 512 rows.
 
     Args:
-        tokens: ``[..., k, D]``, any floating dtype; a zero token is at 90 degrees to everything.
+        tokens: ``[..., k, D]``, any floating dtype, finite; a zero token is at 90 degrees to everything.
         bins: how many equal bins there are from 0 to 180 degrees, at least 1.
 
     Returns:
         int64 ``[..., bins]``: the number of pairs in each bin, each pair counted once; 180 degrees are in the last bin.
 
     Raises:
-        ValueError: for no bins.
+        ValueError: for no bins, or a token that is not finite.
     """
+    check_dimensions("angle_histogram", "tokens", tokens, "[..., k, D]")
     if bins < 1:
         raise ValueError(f"angle_histogram: expected at least 1 bin, got {bins}")
+    wrong = tokens[~tokens.isfinite()]
+    if len(wrong):
+        raise ValueError(f"angle_histogram: expected tokens to be finite, got {float(wrong[0]):.6g}")
     k, unit = tokens.shape[-2], _unit(tokens)
     counts = torch.zeros(*tokens.shape[:-2], bins, dtype=torch.int64, device=tokens.device)
     for rows in _blocks(k):
@@ -224,13 +232,21 @@ def prefill_flops_by_layer(counts: Iterable[int], d: int, m: int) -> int:
     return sum(prefill_flops(n, d, m, 1) for n in counts)
 
 
+def check_dimensions(name: str, argument: str, tensor: Tensor, expected: str) -> None:
+    """Raises in the name of `name` unless a tensor has the dimensions of a shape such as ``[..., N, D]``."""
+    if tensor.dim() < expected.count(","):
+        raise ValueError(f"{name}: expected {argument} to have shape {expected}, got shape {list(tensor.shape)}")
+
+
 def _check_pairs(name: str, tokens: Tensor) -> None:
+    check_dimensions(name, "tokens", tokens, "[..., k, D]")
     if tokens.shape[-2] < 2:
         raise ValueError(f"{name}: expected at least 2 tokens, got {tokens.shape[-2]}")
 
 
 def _check_kept(name: str, kept: Tensor, shape: torch.Size) -> None:
     """Raises unless kept is ``[..., k]`` of different numbers below N, for the shape ``[..., N]``."""
+    check_dimensions(name, "kept", kept, "[..., k]")
     if kept.shape[:-1] != shape[:-1] or kept.dtype != torch.int64:
         expected = [*shape[:-1], "k"]
         raise ValueError(f"{name}: expected kept to be int64 {expected}, got {kept.dtype} {list(kept.shape)}")

@@ -10,19 +10,33 @@
 
 namespace tokenprune::cpu {
 
-// Relevances times the power of 4 / 2 that brings the largest kernel entry near 1: exact, and no square overflows.
+// 1 without rounding where the norm is not below its floor.
+template <class T>
+float self_similarity(const Item<T>& item, std::int64_t i) {
+  if (item.reciprocal_norm[i] < 1.0f / 1e-12f) return 1.0f;
+  const T* row = item.rows.row(i);
+  float dot;
+  item.products.of_row(row, &row, 1, item.rows.depth, &dot);
+  return item.similarity_of(i, i, dot);
+}
+
+// Relevances times the power of two that brings the largest kernel entry near 1: exact, and no square overflows. A row
+// without similarity to itself is given none, since its own may be far larger than all that count.
 struct ScaledRelevance {
   std::vector<float> value;
   int exponent = 0;  // value = relevance * 2^exponent
 
   template <class T>
   ScaledRelevance(const float* relevance, const Item<T>& item) : value(item.rows.count, 0.0f) {
-    float largest = 0.0f;
-    for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) largest = std::max(largest, relevance[i]);
-    if (largest > 0.0f) exponent = -std::ilogb(largest);
-    for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) value[i] = std::ldexp(relevance[i], exponent);
+    double largest = 0.0;
+    for (std::int64_t i = 0; i < item.rows.count; ++i) {
+      if (item.state[i] != RowState::candidate) continue;
+      const double similarity = self_similarity(item, i);
+      if (similarity > 0.0) value[i] = relevance[i];
+      largest = std::max(largest, value[i] * std::sqrt(similarity));
+    }
+    if (largest > 0.0) exponent = -std::ilogb(largest);
+    for (float& each : value) each = std::ldexp(each, exponent);
   }
 };
 
@@ -122,16 +136,6 @@ class Dpp {
   // Symmetric in i and j.
   float kernel(std::int64_t i, std::int64_t j, float similarity) const {
     return similarity * (relevance_.value[i] * relevance_.value[j]);
-  }
-
-  // 1 without rounding where the norm is not below its floor.
-  template <class T>
-  static float self_similarity(const Item<T>& item, std::int64_t i) {
-    if (item.reciprocal_norm[i] < 1.0f / 1e-12f) return 1.0f;
-    const T* row = item.rows.row(i);
-    float dot;
-    item.products.of_row(row, &row, 1, item.rows.depth, &dot);
-    return item.similarity_of(i, i, dot);
   }
 
   void add_pick(std::int64_t row) {

@@ -33,6 +33,8 @@ from .selections import (
 _DPI = 150
 _COLUMNS = 3
 _BINS = 45
+# A file's name may hold dollar signs, which would begin a formula.
+_NAMED: dict[str, Any] = {"fontsize": 11, "parse_math": False}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def pareto(samples: Sequence[Sample], measurements: list[Measurement]) -> Any:
                     label=selector,
                     zorder=3,
                 )
-        panel.set_title(f"{sample.name}: {mine[0].k:,} of {len(sample.x):,} tokens", fontsize=11)
+        panel.set_title(f"{sample.name}: {mine[0].k:,} of {len(sample.x):,} tokens", **_NAMED)
         panel.set_xlabel(f"importance retention ({sample.weighed_by}), more is better")
         panel.set_ylabel("Hopkins statistic, less is more diverse")
         panel.grid(alpha=0.3)
@@ -111,9 +113,9 @@ def kept_patches(samples: Sequence[Sample], measurements: list[Measurement]) -> 
             panel.imshow(pictures.draw_kept(sample.picture, chosen.kept))  # type: ignore[arg-type]
             panel.set_xticks([])
             panel.set_yticks([])
-        line[0].set_ylabel(f"{sample.name}, {chosen.k:,} of {len(sample.x):,}", fontsize=11)
+        line[0].set_ylabel(f"{sample.name}, {chosen.k:,} of {len(sample.x):,}", **_NAMED)
     for panel, selector in zip(axes[0], SHOWN, strict=True):
-        panel.set_title(selector, fontsize=13)
+        panel.set_title(_with_parameter(shown(measurements, drawn[0].name, selector)), fontsize=13)
     return figure
 
 
@@ -126,11 +128,12 @@ def pairwise_angles(samples: Sequence[Sample], measurements: list[Measurement]) 
         panel.fill_between(degrees, everything, color="#dcdcdc", label="all tokens")
         last, highest = max(i for i, share in enumerate(everything) if share), max(everything)
         for selector, style in _ANGLE_STYLES.items():
-            kept = shown(measurements, sample.name, selector).kept
-            shares = _shares(metrics.angle_histogram(sample.x[kept], _BINS))
-            panel.plot(degrees, shares, style.dashes, color=style.colour, lw=1.8, label=selector)
+            chosen = shown(measurements, sample.name, selector)
+            shares = _shares(metrics.angle_histogram(sample.x[chosen.kept], _BINS))
+            label = _with_parameter(chosen)
+            panel.plot(degrees, shares, style.dashes, color=style.colour, lw=1.8, label=label)
             last, highest = max([last, *(i for i, share in enumerate(shares) if share)]), max(highest, *shares)
-        panel.set_title(f"{sample.name}: {len(kept):,} of {len(sample.x):,} tokens", fontsize=11)
+        panel.set_title(f"{sample.name}: {chosen.k:,} of {len(sample.x):,} tokens", **_NAMED)
         panel.set_xlabel("angle between two tokens, degrees")
         panel.set_ylabel(f"% of pairs in {180 / _BINS:g} degrees, root scale")
         # Pairs of nearly equal tokens would flatten everything else.
@@ -142,6 +145,12 @@ def pairwise_angles(samples: Sequence[Sample], measurements: list[Measurement]) 
         panel.grid(alpha=0.3)
     _legend_below(figure, axes)
     return figure
+
+
+def _with_parameter(each: Measurement) -> str:
+    if each.parameter is None:
+        return each.selector
+    return f"{each.selector} at {CURVES[each.selector]} {each.parameter:g}"
 
 
 def _root(values: Any) -> Any:

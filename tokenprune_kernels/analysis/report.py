@@ -43,7 +43,7 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
     """Writes ``measurements.csv``, ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory.
 
     Returns:
-        The files; without ``kept.png`` where no sample has a grid.
+        The files; without ``kept.png``, that of an earlier run included, where no sample has a grid.
 
     Raises:
         ValueError: if the directory cannot be written to.
@@ -60,9 +60,11 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
                 writer.writerow("" if value is None else value for value in values)
         for name, draw in _FIGURES.items():
             figure = draw(samples, measurements)
-            if figure is not None:
-                written.append(out / name)
-                figures.save(figure, str(written[-1]))
+            if figure is None:
+                (out / name).unlink(missing_ok=True)  # that of an earlier run
+                continue
+            written.append(out / name)
+            figures.save(figure, str(written[-1]))
     except OSError as error:
         raise ValueError(_not_writable(out, error)) from error
     return written

@@ -185,7 +185,7 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def _importance(weights: Tensor | None, items: int, count: int) -> Tensor | None:
     if weights is None:
         return None
-    if weights.numel() != items * count or weights.shape[-1] != count or not weights.is_floating_point():
+    if weights.numel() != items * count or weights.shape[-1:] != (count,) or not weights.is_floating_point():
         raise ValueError(
             f"features: expected importance to be floating, {[items, count]}, got {weights.dtype} {list(weights.shape)}"
         )
@@ -200,7 +200,8 @@ def _grid(grid: Tensor | None, count: int) -> tuple[int, int] | None:
         side = math.isqrt(count)
         return (side, side) if side**2 == count else None
     sides = grid.flatten().tolist()
-    if len(sides) != 2 or math.prod(sides) != count:
+    whole = not grid.is_complex() and all(side >= 1 and side % 1 == 0 for side in sides)
+    if len(sides) != 2 or not whole or math.prod(sides) != count:
         raise ValueError(f"features: expected grid to hold the rows and columns of {count} patches, got {sides}")
     return int(sides[0]), int(sides[1])
 
