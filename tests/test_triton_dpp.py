@@ -35,7 +35,7 @@ def test_rows_that_the_picks_explain_have_no_gain(backend):
     assert torch.equal(scores, expected[1].float())
 
 
-@pytest.mark.parametrize("scale", [1e18, 1e-17, 0.0])
+@pytest.mark.parametrize("scale", [1e38, 1e18, 1e-17, 1e-30, 0.0])
 def test_relevances_of_any_size(backend, scale):
     judged("dpp", gaussian_tokens(20, 8), scale * random_weight(20), 8)
 
@@ -53,3 +53,9 @@ def test_a_negative_relevance_counts_as_zero_without_an_error(backend):
     relevance[3] = -0.5
     for mine, theirs in zip(ops.dpp.scores(x, relevance, 12), expected, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("first", [0.0, 1e-20])
+def test_a_row_without_a_kernel_entry_does_not_scale_the_others(backend, first):
+    x = torch.tensor([[first, 0.0], [1.0, 0.0], [0.6, 0.8]])
+    judged("dpp", x, torch.tensor([1e25, 1.0, 1.5]), 3)

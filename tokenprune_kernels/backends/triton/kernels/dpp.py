@@ -40,7 +40,7 @@ def _elected(ballots):
 
 @triton.jit
 def _scale_of(relevance_key):
-    """The power of two that brings the largest relevance near 1, so that no square overflows, and its reciprocal."""
+    """The power of two that brings the root of the largest L_ii near 1, and its reciprocal: no square overflows."""
     exponent = (score_of(relevance_key).to(tl.int32, bitcast=True) >> 23) & 255
     exponent = tl.minimum(tl.maximum(exponent, 1), 253)
     return ((exponent * -1 + 254) << 23).to(tl.float32, bitcast=True), (exponent << 23).to(tl.float32, bitcast=True)
@@ -143,9 +143,16 @@ def dpp_kernel(
 
     for unit in range(program, blocks, programs):
         number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
-        _, _, length, _, _, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
-        relevance = _relevance_of(importance + workspace_row, block * BLOCK_N + block_n, length, 1.0)
-        tl.atomic_max(relevance_keys + number, tl.max(key_of(relevance), axis=0), sem="relaxed")
+        segment, first_row, length, _, _, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
+        n = block * BLOCK_N + block_n
+        inside = n < length
+        rows = x + segment * stride_xb * ALIGNMENT + (first_row + n) * stride_n
+        norm = tl.load(reciprocal_norm + workspace_row + n, mask=inside, other=0.0)
+        itself = _self_similarity(rows, norm, inside, width, BLOCK_N, BLOCK_D)
+        # A row without a kernel entry must not scale the others, nor overflow when it is scaled as they are.
+        relevance = tl.where(itself > 0.0, _relevance_of(importance + workspace_row, n, length, 1.0), 0.0)
+        tl.store(importance + workspace_row + n, relevance, mask=inside)
+        tl.atomic_max(relevance_keys + number, tl.max(key_of(relevance * tl.sqrt_rn(itself)), axis=0), sem="relaxed")
     arrived = tl.full([], 0, tl.int32) + programs
     grid_barrier(arrivals, arrived)
 
@@ -165,8 +172,9 @@ def dpp_kernel(
                 relevance = _relevance_of(importance + workspace_row, n, length, scale)
                 of_segment = ballots + number * most_kept
                 if turn == 0:
-                    gain = relevance * relevance
-                    gain *= _self_similarity(rows + n * stride_n, norm, inside, width, BLOCK_N, BLOCK_D)
+                    itself = _self_similarity(rows + n * stride_n, norm, inside, width, BLOCK_N, BLOCK_D)
+                    root = relevance * tl.sqrt_rn(itself)
+                    gain = root * root
                     key = tl.where(inside, tl.where(norm != 0.0, key_of(gain), NON_FINITE), PICKED)
                     tl.store(gains + workspace_row + n, gain, mask=inside)
                     _vote(of_segment, key, n)
