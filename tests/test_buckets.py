@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from tests.inputs import METHODS, arguments
+from tests.inputs import ALL_METHODS, arguments
 from tests.test_varlen import varlen_arguments
 
 triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
@@ -93,7 +93,11 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
         items = draw.choice([(), (1,), (2,), (16,)])
         x = tokens(draw, (*items, count, depth), draw.choice([torch.float16, torch.bfloat16, torch.float32]))
         weight = tokens(draw, (*items, count), draw.choice([torch.bfloat16, torch.float32, torch.float64]))
-        method, overload, lam = draw.choice(METHODS), draw.choice(["default", "scores"]), draw.choice([0.0, 0.3, 1.0])
+        method, overload, lam = (
+            draw.choice(ALL_METHODS),
+            draw.choice(["default", "scores"]),
+            draw.choice([0.0, 0.3, 1.0]),
+        )
         monkeypatch.setattr(launch, "WORKSPACE_LIMIT", draw.choice([2**30, 8 * count**2, 1]))
         launch.FORM.set(draw.choice([None, "materialised", "candidates"]))
         multiprocessors = draw.choice([1, 132])
