@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .metrics import check_dimensions
-from .selectors import divprune
+from .selectors import divprune, rows_at
 
 
 def top_k(importance: Tensor, k: int) -> Tensor:
@@ -70,7 +70,7 @@ def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor
         raise ValueError(f"mixture: expected share to be in [0, 1], got {share:.12g}")
     important = top_k(importance, round(share * k))
     others = _complement(important, x.shape[-2])
-    diverse = divprune(_taken(x, others), k - important.shape[-1])
+    diverse = divprune(rows_at(x, others), k - important.shape[-1])
     return torch.cat([important, others.gather(-1, diverse)], dim=-1)
 
 
@@ -226,20 +226,16 @@ def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None
     if neighbours < 0:
         raise ValueError(f"merge: expected neighbours to be at least 0, got {neighbours}")
     unit = F.normalize(keys.float(), dim=-1, eps=1e-12)
-    similarity = (_taken(unit, kept) @ unit.mT).scatter(-1, kept.unsqueeze(-1), -torch.inf)
+    similarity = (rows_at(unit, kept) @ unit.mT).scatter(-1, kept.unsqueeze(-1), -torch.inf)
     nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, x.shape[-2] - 1)]
     weights = attention.float().unsqueeze(-2).expand(similarity.shape).gather(-1, nearest)
     weighted = torch.zeros_like(similarity).scatter(-1, nearest, weights)
-    return (_taken(x, kept).float() + weighted @ x.float()).to(x.dtype)
+    return (rows_at(x, kept).float() + weighted @ x.float()).to(x.dtype)
 
 
 def _check_k(name: str, k: int, count: int) -> None:
     if not 0 <= k <= count:
         raise ValueError(f"{name}: expected k to be in [0, N] with N = {count}, got {k}")
-
-
-def _taken(x: Tensor, indices: Tensor) -> Tensor:
-    return x.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, x.shape[-1]))
 
 
 def _complement(indices: Tensor, count: int) -> Tensor:

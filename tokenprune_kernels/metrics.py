@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .selectors import rows_at
+
 _BLOCK_ROWS = 512
 
 
@@ -153,7 +155,7 @@ def coverage(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     if kept.shape[-1] < 1:
         raise ValueError("coverage: expected at least 1 kept token, got 0")
     unit = _unit(x)
-    nearest = _nearest_distance(unit, _taken(unit, kept)).scatter(-1, kept, 0.0)
+    nearest = _nearest_distance(unit, rows_at(unit, kept)).scatter(-1, kept, 0.0)
     dropped = x.shape[-2] - kept.shape[-1]
     return nearest.sum(dim=-1) / max(1, dropped), nearest.amax(dim=-1)
 
@@ -261,10 +263,6 @@ def _check_kept(name: str, kept: Tensor, shape: torch.Size) -> None:
 
 def _unit(tokens: Tensor) -> Tensor:
     return F.normalize(tokens.double(), dim=-1, eps=1e-12)
-
-
-def _taken(x: Tensor, kept: Tensor) -> Tensor:
-    return x.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, x.shape[-1]))
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -404,7 +404,7 @@ def prune(
                 raise ValueError(f"prune: expected {name} to be None without cu_seqlens, got {_summary(value)}")
         tensors = (x,) if weight is None else (x, weight)
         indices = _select(method, tensors, k, keep_ratio, lams, sorted, False)
-        return x.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, x.shape[-1])), indices
+        return rows_at(x, indices), indices
     for name, budget in {"k": k, "keep_ratio": keep_ratio}.items():
         if budget is not None:
             raise ValueError(f"prune: expected {name} to be None with cu_seqlens, got {budget}")
@@ -428,6 +428,11 @@ def check_method(name: str, method: str, weights: Mapping[str, Any], lam: float 
 
 def _summary(value: Any) -> Any:
     return "a tensor" if isinstance(value, Tensor) else value
+
+
+def rows_at(x: Tensor, indices: Tensor) -> Tensor:
+    """The rows of x ``[..., N, D]`` that the indices ``[..., k]`` number."""
+    return x.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, x.shape[-1]))
 
 
 def _gather_packed(x: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

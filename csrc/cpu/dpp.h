@@ -14,29 +14,32 @@ namespace tokenprune::cpu {
 template <class T>
 float self_similarity(const Item<T>& item, std::int64_t i) {
   if (item.reciprocal_norm[i] < 1.0f / 1e-12f) return 1.0f;
-  const T* row = item.rows.row(i);
-  float dot;
-  item.products.of_row(row, &row, 1, item.rows.depth, &dot);
-  return item.similarity_of(i, i, dot);
+  return item.similarity_of(i, i, item.dot_of_row(i, i));
 }
 
 // Relevances times the power of two that brings the largest kernel entry near 1: exact, and no square overflows. A row
 // without similarity to itself is given none, since its own may be far larger than all that count.
 struct ScaledRelevance {
   std::vector<float> value;
-  int exponent = 0;  // value = relevance * 2^exponent
+  std::vector<float> kernel_diagonal;  // L_ii of these
+  int exponent = 0;                    // value = relevance * 2^exponent
 
   template <class T>
-  ScaledRelevance(const float* relevance, const Item<T>& item) : value(item.rows.count, 0.0f) {
+  ScaledRelevance(const float* relevance, const Item<T>& item)
+      : value(item.rows.count, 0.0f), kernel_diagonal(item.rows.count) {
+    std::vector<float> similarity(item.rows.count, 0.0f);  // of each row to itself
     double largest = 0.0;
     for (std::int64_t i = 0; i < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate) continue;
-      const double similarity = self_similarity(item, i);
-      if (similarity > 0.0) value[i] = relevance[i];
-      largest = std::max(largest, value[i] * std::sqrt(similarity));
+      similarity[i] = self_similarity(item, i);
+      if (similarity[i] > 0.0f) value[i] = relevance[i];
+      largest = std::max(largest, value[i] * std::sqrt(static_cast<double>(similarity[i])));
     }
     if (largest > 0.0) exponent = -std::ilogb(largest);
-    for (float& each : value) each = std::ldexp(each, exponent);
+    for (std::int64_t i = 0; i < item.rows.count; ++i) {
+      value[i] = std::ldexp(value[i], exponent);
+      kernel_diagonal[i] = value[i] * value[i] * similarity[i];
+    }
   }
 };
 
@@ -46,21 +49,14 @@ struct ScaledRelevance {
 // order of the picks. Whether picks come one by one, in blocks, or among the candidates, the bits are the same.
 class Dpp {
  public:
-  template <class T>
-  Dpp(const ScaledRelevance& relevance, const Item<T>& item, std::int64_t k, const FirstPickGuess& guess)
+  Dpp(const ScaledRelevance& relevance, std::int64_t k, const FirstPickGuess& guess)
       : relevance_(relevance),
         guess_(guess),
         capacity_(k),
-        gain_(item.rows.count),
-        factor_(item.rows.count * k),
-        pick_columns_(k * k) {
-    float largest = 0.0f;
-    for (std::int64_t i = 0; i < item.rows.count; ++i) {
-      gain_[i] = relevance.value[i] * relevance.value[i] * self_similarity(item, i);
-      largest = std::max(largest, gain_[i]);
-    }
-    threshold_ = 2e-5f * largest;
-  }
+        gain_(relevance.kernel_diagonal),
+        threshold_(2e-5f * *std::max_element(gain_.begin(), gain_.end())),
+        factor_(gain_.size() * k),
+        pick_columns_(k * k) {}
 
   template <class T, class Parallel>
   Key first_pick(Item<T>& item, Parallel&) const {
@@ -147,8 +143,8 @@ class Dpp {
   const FirstPickGuess& guess_;
   const SubtractProducts subtract_products_ = subtract_products();
   std::int64_t capacity_;
-  float threshold_;
   std::vector<float> gain_;
+  float threshold_;
   Buffer<float> factor_;        // [rows, picks], written as far as a row has taken picks in
   Buffer<float> pick_columns_;  // [picks, picks]: the same of the picks, transposed
   std::vector<std::int64_t> pick_rows_;
@@ -163,7 +159,7 @@ void dpp(const Rows<T>& rows, const float* relevance, const Picks& picks, Parall
   FirstPickGuess guess(relevance, rows.count);
   Item<T> item = prepare(rows, relevance, guess, parallel);
   const ScaledRelevance scaled(relevance, item);
-  Dpp policy(scaled, item, picks.k, guess);
+  Dpp policy(scaled, picks.k, guess);
   greedy(item, policy, picks, parallel);
 }
 

@@ -42,13 +42,18 @@ struct Item {
     return similarity(dot, reciprocal_norm[i], reciprocal_norm[j]);
   }
 
-  // The dot product of two rows, given what products.of_tile says.
-  float dot_of(std::int64_t i, std::int64_t j, float of_tile) const {
-    if (suits_tiles.empty() || (suits_tiles[i] && suits_tiles[j])) return of_tile;
+  // The dot product of two rows by products.of_row.
+  float dot_of_row(std::int64_t i, std::int64_t j) const {
     const T* other = rows.row(j);
     float dot;
     products.of_row(rows.row(i), &other, 1, rows.depth, &dot);
     return dot;
+  }
+
+  // The dot product of two rows, given what products.of_tile says.
+  float dot_of(std::int64_t i, std::int64_t j, float of_tile) const {
+    if (suits_tiles.empty() || (suits_tiles[i] && suits_tiles[j])) return of_tile;
+    return dot_of_row(i, j);
   }
 };
 

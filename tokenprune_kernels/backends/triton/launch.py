@@ -459,9 +459,7 @@ class _CandidateBlocks(_Selection):
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         x, segments = self.tokens.x, sizes["segments"]
         self.state.zero_()
-        # The interpreter's programs run one after another: a second one would never arrive.
-        programs = self.config.programs * _multiprocessors(x.device) if x.is_cuda else 1
-        resident = GRID_OPTIONS if x.is_cuda else {}
+        programs, resident = _grid_that_waits(self.config, x)
         picks = {"plan": plan, "state": self.state, "indices": self.indices, "scores": self.scores}
         constants = {"WITH_SCORES": self.scores is not None, "VARLEN": plan is not None}
         tiles = candidate_constants(self.config, x.shape[-1]) | {"ALIGNMENT": self.tokens.alignment}
@@ -529,8 +527,7 @@ class _OnePickATurn(_Selection):
         x, segments = self.tokens.x, sizes["segments"]
         most_kept = k if plan is None else min(self.longest, self.indices.shape[0])
         rows = self.capacity * _ROW_ALIGNMENT
-        programs = self.config.programs * _multiprocessors(x.device) if x.is_cuda else 1
-        resident = GRID_OPTIONS if x.is_cuda else {}
+        programs, resident = _grid_that_waits(self.config, x)
         lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
         _run(
             kernels.dpp_kernel,
@@ -643,6 +640,12 @@ def _architecture(device: torch.device) -> int:
     if torch.version.hip is None and architecture < _OLDEST_ARCHITECTURE:
         raise RuntimeError(f"triton backend: expected compute capability 8.0 or newer, got {major}.{minor}")
     return architecture if architecture in _CHECKED_ARCHITECTURES else _OLDEST_ARCHITECTURE
+
+
+def _grid_that_waits(config: CandidateConfig, x: Tensor) -> tuple[int, dict[str, Any]]:
+    """How many programs that wait for one another are launched, and the options with which they are."""
+    # The interpreter's programs run one after another: a second one would never arrive.
+    return (config.programs * _multiprocessors(x.device), GRID_OPTIONS) if x.is_cuda else (1, {})
 
 
 @functools.cache
