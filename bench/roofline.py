@@ -134,27 +134,44 @@ def tile_pass_time(
     return max(1e6 * bytes_each / STEP_BYTES_PER_CYCLE / CYCLES_PER_SECOND, products, from_memory) + latency
 
 
+def split_pass_time(
+    tiles: int, depth: int, element_size: int = 2, *, block: int = 64, columns: int = 64, all_rows: int = 0
+) -> float:
+    """The predicted microseconds of tiles of ``block`` rows and so many columns, split along D where these are few.
+
+    Then each part of a tile is a unit of work, and the parts are added up, from the L2 cache.
+    """
+    parts = -(-depth // CHUNK) if tiles < MULTIPROCESSORS else 1
+    blocks = -(-columns // block)
+    time = tile_pass_time(
+        tiles * parts,
+        blocks * block + columns,
+        depth // parts,
+        element_size,
+        tile=block * columns,
+        all_rows=all_rows,
+    )
+    return time + (tile_pass_time(tiles, blocks * block, block * parts, 4, tile=0) if parts > 1 else 0.0)
+
+
 def norms_time(count: int, depth: int, element_size: int = 2) -> float:
     """The predicted microseconds of the row norms, which read x once, from memory."""
     return 1e6 * count * depth * element_size / BYTES_PER_SECOND + 1e6 * STEP_LATENCY_CYCLES / CYCLES_PER_SECOND
 
 
-def materialised_stages(count: int, k: int, depth: int, element_size: int = 2) -> dict[str, float]:
-    """The predicted microseconds of each stage of the materialised form, for one item; launches are counted in."""
+def materialised_stages(count: int, k: int, depth: int, element_size: int = 2, *, items: int = 1) -> dict[str, float]:
+    """The predicted microseconds of each stage of the materialised form, for a batch; launches are counted in."""
     block = 128 if count > 1_536 and element_size == 2 else 64
     blocks = -(-count // block)
-    tiles = blocks * (blocks + 1) // 2
-    chunks = -(-depth // CHUNK)
-    # Split along D where there are fewer tiles than multiprocessors; the parts are then added up, from the L2 cache.
-    parts = chunks if tiles < MULTIPROCESSORS else 1
-    pass_time = tile_pass_time(tiles * parts, 2 * block, depth / parts, element_size, tile=block**2)
-    if parts > 1:
-        pass_time += tile_pass_time(tiles, block, block * parts, 4, tile=0)
-    written = 1e6 * 4 * count**2 / BYTES_PER_SECOND
+    tiles = items * (blocks * (blocks + 1) // 2)
+    pass_time = split_pass_time(
+        tiles, depth, element_size, block=block, columns=block, all_rows=items * count if items > 1 else 0
+    )
+    written = 1e6 * 4 * items * count**2 / BYTES_PER_SECOND
     return {
-        "row norms": norms_time(count, depth, element_size) + LAUNCH_MICROSECONDS,
+        "row norms": norms_time(items * count, depth, element_size) + LAUNCH_MICROSECONDS,
         "similarity pass": pass_time + written + LAUNCH_MICROSECONDS,
-        "greedy loop": greedy_time(count, k) + LAUNCH_MICROSECONDS,
+        "greedy loop": greedy_bound([count] * items, [k] * items) + LAUNCH_MICROSECONDS,
     }
 
 
@@ -176,10 +193,8 @@ def candidate_stages(
     if method == "divprune":
         comparing = tile_pass_time(blocks, 128, depth, element_size, all_rows=count)
         first = (1 + OUTLIER_ROUNDS) * (comparing + choice + BARRIER_MICROSECONDS) + LAUNCH_MICROSECONDS
-    taking_in = tile_pass_time(
-        blocks * -(-picks // 64), 64 + min(picks, 64), depth, element_size, tile=64 * min(picks, 64), all_rows=count
-    )
-    comparing = tile_pass_time(tiles, 128, depth, element_size)
+    taking_in = split_pass_time(blocks, depth, element_size, columns=picks, all_rows=count)
+    comparing = split_pass_time(tiles, depth, element_size)
     return {
         "row norms": norms_time(count, depth, element_size) + LAUNCH_MICROSECONDS,
         "first pick": first,

@@ -120,3 +120,13 @@ def test_wide_strides_are_a_bucket_of_their_own(buckets):
             launch.operator("divprune", "default")(torch.empty_strided(shape, strides, device="meta"), 2)
     similarity = {bucket for bucket in buckets.keys_of if bucket[0] == "similarity_kernel"}
     assert len(similarity) > 2
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_the_number_of_segments_makes_no_bucket(buckets, method):
+    x, weight = torch.zeros(64, 64, dtype=torch.bfloat16), torch.zeros(64)
+    launch.FORM.set("candidates")
+    for segments in (1, 4_097):
+        sums = torch.zeros(segments + 1, dtype=torch.int32)
+        launch.operator(f"{method}_varlen", "default")(*varlen_arguments(method, x, weight, sums, sums, 9, 64))
+    assert len({bucket[0] for bucket in buckets.keys_of}) == len(buckets.keys_of)

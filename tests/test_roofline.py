@@ -119,6 +119,12 @@ def test_the_stages_of_the_materialised_form():
     assert stages["row norms"] > 1e6 * 2_880 * DEPTH * 2 / roofline.BYTES_PER_SECOND
 
 
+def test_a_batch_is_modelled_to_fill_the_chip():
+    one, batch = (sum(roofline.materialised_stages(576, 58, DEPTH, items=items).values()) for items in (1, 64))
+    assert 5 * one < batch < 64 * one
+    assert batch > 1e6 * 64 * 576 * DEPTH * 2 / roofline.BYTES_PER_SECOND
+
+
 def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
     split = roofline.materialised_stages(576, 58, DEPTH)["similarity pass"]
     whole = roofline.tile_pass_time(45, 128, DEPTH)
@@ -161,15 +167,16 @@ def test_the_readme_says_what_the_model_says():
     rows = [
         line
         for line in lines
-        if re.match(r"\| `\w+` \| [\d,]+, k = [\d,]+ \| (materialised|candidate blocks) \|", line)
+        if re.match(r"\| `\w+` \| (64 x )?[\d,]+, k = [\d,]+ \| (materialised|candidate blocks) \|", line)
     ]
     assert len(rows) > 5
     for row in rows:
         method, sizes, form, stages, together = (cell.strip(" `") for cell in row.strip("|").split("|"))
-        count, k = (int(size.replace(",", "")) for size in sizes.split(", k = "))
+        items, shape = (64, sizes.removeprefix("64 x ")) if sizes.startswith("64 x ") else (1, sizes)
+        count, k = (int(size.replace(",", "")) for size in shape.split(", k = "))
         assert (form == "candidate blocks") == configs.candidates_win(method, count)
         if form == "materialised":
-            expected = roofline.materialised_stages(count, k, DEPTH)
+            expected = roofline.materialised_stages(count, k, DEPTH, items=items)
         else:
             expected = roofline.candidate_stages(method, count, k, DEPTH, configs.candidate_count(2, count))
         assert stages == " + ".join(map(number, expected.values()))

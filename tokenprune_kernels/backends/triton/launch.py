@@ -158,6 +158,10 @@ class _Tokens:
         """Whether rows can be loaded 16 bytes at a time."""
         return self.alignment > 1 and self.x.data_ptr() % 16 == 0
 
+    def parts(self, tiles: int) -> int:
+        """Into how many parts D is split for so many tiles."""
+        return parts_of_depth(tiles, triton.cdiv(self.x.shape[-1], _CHUNK), _multiprocessors(self.x.device))
+
     def arguments(self) -> dict[str, int]:
         return {
             "depth": self.x.shape[-1] // self.alignment,
@@ -380,7 +384,7 @@ class _Materialised(_Selection):
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         x, varlen = self.tokens.x, {"VARLEN": plan is not None}
         tiles = sizes["segments"] * (self.tiles * (self.tiles + 1) // 2)
-        parts = parts_of_depth(tiles, triton.cdiv(x.shape[-1], _CHUNK), _multiprocessors(x.device))
+        parts = self.tokens.parts(tiles)
         split = tiles if parts > 1 else 0
         programs = min(tiles * parts, _SIMILARITY_PROGRAMS * _multiprocessors(x.device))
         _run(
@@ -449,11 +453,14 @@ class _CandidateBlocks(_Selection):
         self.config = candidate_config(x.element_size(), self.architecture, self.tokens.whole_words)
         self.block_n = self.config.block_n
         self.candidates = candidate_count(x.element_size(), self.longest)
-        while self.candidates > self.block_n and 4 * segments * self.candidates**2 > WORKSPACE_LIMIT:
-            self.candidates //= 2
+        # Of very many segments, each is given fewer candidates; what is compiled stays the same.
+        self.room = self.candidates
+        while self.room > self.block_n and 4 * segments * self.room**2 > WORKSPACE_LIMIT:
+            self.room //= 2
         self.keys = x.new_empty(self.capacity * _ROW_ALIGNMENT, dtype=torch.int32)
         self.chosen = x.new_empty(segments, self.candidates, dtype=torch.int32)
-        self.gram = x.new_empty(segments, self.candidates, self.candidates, dtype=torch.float32)
+        # Whole rows of candidates are loaded, the last ones from beyond the room.
+        self.gram = x.new_empty(segments * self.room**2 + self.candidates, dtype=torch.float32)
         self.state = x.new_empty(segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32)
 
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
@@ -463,15 +470,16 @@ class _CandidateBlocks(_Selection):
         picks = {"plan": plan, "state": self.state, "indices": self.indices, "scores": self.scores}
         constants = {"WITH_SCORES": self.scores is not None, "VARLEN": plan is not None}
         tiles = candidate_constants(self.config, x.shape[-1]) | {"ALIGNMENT": self.tokens.alignment}
+        tiles |= {"CANDIDATE_N": self.candidates}
         rows = {"x": x, "reciprocal_norm": self.reciprocal_norm, "keys": self.keys, "chosen": self.chosen}
         sizes |= {"k": k}
-        room = self.candidates if CANDIDATE_ROOM is None else CANDIDATE_ROOM
+        room = self.room if CANDIDATE_ROOM is None else CANDIDATE_ROOM
         if self.method == "divprune":
             _run(
                 kernels.outlier_kernel,
                 programs,
-                rows | picks | {"outlier_keys": x.new_empty(segments, self.block_n, dtype=torch.int32)},
-                sizes | self.tokens.arguments() | {"programs": programs, "room": min(room, self.block_n)},
+                rows | picks | {"outlier_keys": x.new_empty(segments, self.candidates, dtype=torch.int32)},
+                sizes | self.tokens.arguments() | {"programs": programs, "room": room},
                 constants | tiles,
                 num_warps=self.config.num_warps,
                 num_stages=self.config.num_stages,
@@ -485,15 +493,32 @@ class _CandidateBlocks(_Selection):
                 sizes,
                 constants | {"METHOD": self.method},
             )
+        gram_blocks = self.room // self.block_n
+        row_units = segments * triton.cdiv(self.longest, self.block_n)
+        tile_units = segments * (gram_blocks * (gram_blocks + 1) // 2)
+        row_parts, tile_parts = (self.tokens.parts(units) for units in (row_units, tile_units))
+        tickets = max(row_units if row_parts > 1 else 0, tile_units if tile_parts > 1 else 0)
+        partials = max(
+            row_units * row_parts * kernels.SPLIT_BLOCKS.value if row_parts > 1 else 0,
+            tile_units * tile_parts if tile_parts > 1 else 0,
+        )
         _run(
             kernels.candidate_kernel,
             programs,
-            rows | picks | {"importance": self.importance, "gram": self.gram},
+            rows
+            | picks
+            | {
+                "importance": self.importance,
+                "gram": self.gram,
+                "partials": x.new_empty(max(1, partials * self.block_n**2), dtype=torch.float32),
+                "tickets": x.new_zeros(max(1, tickets), dtype=torch.int32),
+            },
             sizes
             | self.tokens.arguments()
             | self.weights()
-            | {"programs": programs, "room": room, "rounds": CANDIDATE_ROUNDS},
-            constants | tiles | {"METHOD": self.method, "CANDIDATE_N": self.candidates},
+            | {"programs": programs, "room": room, "rounds": CANDIDATE_ROUNDS, "gram_blocks": gram_blocks}
+            | {"row_parts": row_parts, "tile_parts": tile_parts},
+            constants | tiles | {"METHOD": self.method, "WARPS": self.config.num_warps},
             num_warps=self.config.num_warps,
             num_stages=self.config.num_stages,
             **resident,
@@ -580,6 +605,7 @@ def greedy_constants(block_n: int, similarity: SimilarityConfig, method: str, wi
         "WITH_SCORES": with_scores,
         "TILE_N": similarity.block_n,
         "BLOCK_N": block_n,
+        "WARPS": greedy_config(block_n).num_warps,
     }
 
 

@@ -12,7 +12,7 @@ are `first_pick_kernel` or `outlier_kernel`, then `candidate_kernel`; the latter
 phases, so those have to be resident at once. So does `dpp_kernel`, the one form of the DPP.
 """
 
-from .candidates import candidate_kernel
+from .candidates import SPLIT_BLOCKS, candidate_kernel
 from .dpp import dpp_kernel
 from .first_pick import first_pick_kernel
 from .greedy import greedy_kernel
@@ -27,6 +27,7 @@ __all__ = [
     "NORM_BLOCK_N",
     "PLAN_COLUMNS",
     "ROW_ALIGNMENT",
+    "SPLIT_BLOCKS",
     "STATE_COLUMNS",
     "candidate_kernel",
     "dpp_kernel",

@@ -9,9 +9,9 @@ import triton.language as tl
 
 from .choice import choose
 from .grid import grid_barrier, is_last
-from .scores import NON_FINITE, PICKED, UNBOUNDED, key_from, score_of
+from .scores import NON_FINITE, PICKED, UNBOUNDED, best_of, key_from, score_of
 from .segments import all_units, segment_at, segment_of
-from .similarity import dot_products, similarity_of, triangle_tile
+from .similarity import CHUNK, dot_products, first_part, similarity_of, sum_of_parts, triangle_tile
 from .state import (
     CANDIDATE_ARRIVALS,
     CANDIDATES,
@@ -23,6 +23,18 @@ from .state import (
     TAKEN_IN,
     TICKETS,
 )
+
+SPLIT_BLOCKS = tl.constexpr(2)
+"""Up to so many blocks of picks are taken in a part of D at a time; partial sums of more would take much memory."""
+
+
+@triton.jit
+def _picks_from(begin, picks, picked, reciprocal_norm, first_row, BLOCK_N: tl.constexpr):
+    """The rows of a block of picks, their reciprocal norms, and which of them there are."""
+    p = begin + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    pick = tl.load(picked + p, mask=p < picks, other=first_row) - first_row
+    # 0: its similarities do not count.
+    return pick, tl.load(reciprocal_norm + pick, mask=p < picks, other=0.0), p < picks
 
 
 @triton.jit
@@ -39,6 +51,10 @@ def _take_in(
     n,
     length,
     width,
+    partials,
+    ticket,
+    part,
+    parts,
     relevance_weight,
     redundancy_weight,
     METHOD: tl.constexpr,
@@ -46,29 +62,50 @@ def _take_in(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The keys of rows n take in the picks that they lack."""
+    """The keys of rows n take in the picks that they lack; whether this program is the one that wrote them.
+
+    Up to SPLIT_BLOCKS blocks of picks are compared a part of D a program, more of them by the first one alone.
+    """
     inside = n < length
     norm = tl.load(reciprocal_norm + n, mask=inside, other=0.0)
+    split = (parts > 1) & (picks - taken_in <= SPLIT_BLOCKS * BLOCK_N)
+    first = tl.where(split, part, 0) * CHUNK
+    last = tl.where(split, tl.minimum(first + CHUNK, width), width)
     nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
-    for begin in range(taken_in, picks, BLOCK_N):
-        p = begin + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-        pick = tl.load(picked + p, mask=p < picks, other=first_row) - first_row
-        norm_p = tl.load(reciprocal_norm + pick, mask=p < picks, other=0.0)  # 0: its similarities do not count
-        dot = dot_products(
-            rows + n * stride_n, inside, rows + pick * stride_n, p < picks, 0, width, EVEN_D, BLOCK_N, BLOCK_N, BLOCK_D
-        )
-        nearest = tl.maximum(nearest, tl.max(similarity_of(dot, norm, norm_p), axis=1))
-    relevance = tl.zeros([BLOCK_N], tl.float32)
-    if METHOD != "divprune":
-        relevance = tl.load(importance + n, mask=inside, other=0.0)
-    if taken_in == 0:
-        # The first score bounds no other.
-        first = tl.load(picked) - first_row
-        key = tl.where(n == first, PICKED, tl.where(norm != 0.0, UNBOUNDED, NON_FINITE))
-    else:
-        key = tl.load(keys + n, mask=inside, other=PICKED)
-    new_key = key_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
-    tl.store(keys + n, tl.minimum(key, new_key), mask=inside)
+    complete = part == 0
+    if split | complete:
+        for begin in range(taken_in, picks, BLOCK_N):
+            pick, norm_p, valid = _picks_from(begin, picks, picked, reciprocal_norm, first_row, BLOCK_N)
+            others = rows + pick * stride_n
+            dot = dot_products(
+                rows + n * stride_n, inside, others, valid, first, last, EVEN_D, BLOCK_N, BLOCK_N, BLOCK_D
+            )
+            if split:
+                of_block = first_part(partials + (begin - taken_in) * parts * BLOCK_N, BLOCK_N)
+                tl.store(of_block + part * (BLOCK_N * BLOCK_N), dot)
+            else:
+                nearest = tl.maximum(nearest, tl.max(similarity_of(dot, norm, norm_p), axis=1))
+    if split:
+        complete = is_last(ticket, parts)
+        if complete:
+            for begin in range(taken_in, picks, BLOCK_N):
+                _, norm_p, _ = _picks_from(begin, picks, picked, reciprocal_norm, first_row, BLOCK_N)
+                of_block = first_part(partials + (begin - taken_in) * parts * BLOCK_N, BLOCK_N)
+                dot = sum_of_parts(of_block, parts, BLOCK_N)
+                nearest = tl.maximum(nearest, tl.max(similarity_of(dot, norm, norm_p), axis=1))
+    if complete:
+        relevance = tl.zeros([BLOCK_N], tl.float32)
+        if METHOD != "divprune":
+            relevance = tl.load(importance + n, mask=inside, other=0.0)
+        if taken_in == 0:
+            # The first score bounds no other.
+            first_pick = tl.load(picked) - first_row
+            key = tl.where(n == first_pick, PICKED, tl.where(norm != 0.0, UNBOUNDED, NON_FINITE))
+        else:
+            key = tl.load(keys + n, mask=inside, other=PICKED)
+        new_key = key_from(nearest, relevance, relevance_weight, redundancy_weight, METHOD)
+        tl.store(keys + n, tl.minimum(key, new_key), mask=inside)
+    return complete
 
 
 @triton.jit
@@ -79,15 +116,20 @@ def _compare(
     chosen,
     candidates,
     gram,
+    stride_g,
     tile,
     width,
+    partials,
+    ticket,
+    part,
+    parts,
     EVEN_D: tl.constexpr,
-    CANDIDATE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A tile of the candidates' similarities, and its transpose."""
+    """A tile of the candidates' similarities, and its transpose; whether this program is the one that wrote them."""
     tile_i, tile_j = triangle_tile(tile)
+    complete = part == 0
     if tile_j * BLOCK_N < candidates:
         n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
         i = tile_i * BLOCK_N + n
@@ -99,19 +141,27 @@ def _compare(
             i < candidates,
             rows + row_j * stride_n,
             j < candidates,
-            0,
-            width,
+            part * CHUNK,
+            tl.where(parts > 1, tl.minimum(part * CHUNK + CHUNK, width), width),
             EVEN_D,
             BLOCK_N,
             BLOCK_N,
             BLOCK_D,
         )
-        norm_i = tl.load(reciprocal_norm + row_i)
-        norm_j = tl.load(reciprocal_norm + row_j)
-        values = similarity_of(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
-        tl.store(gram + i[:, None] * CANDIDATE_N + j[None, :], values)
-        if tile_i < tile_j:
-            tl.store(gram + j[:, None] * CANDIDATE_N + i[None, :], tl.trans(values))
+        if parts > 1:
+            of_tile = first_part(partials, BLOCK_N)
+            tl.store(of_tile + part * (BLOCK_N * BLOCK_N), dot)
+            complete = is_last(ticket, parts)
+            if complete:
+                dot = sum_of_parts(of_tile, parts, BLOCK_N)
+        if complete:
+            norm_i = tl.load(reciprocal_norm + row_i)
+            norm_j = tl.load(reciprocal_norm + row_j)
+            values = similarity_of(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
+            tl.store(gram + i[:, None] * stride_g + j[None, :], values)
+            if tile_i < tile_j:
+                tl.store(gram + j[:, None] * stride_g + i[None, :], tl.trans(values))
+    return complete
 
 
 @triton.jit
@@ -122,6 +172,7 @@ def _pick(
     keys,
     chosen,
     gram,
+    stride_g,
     indices,
     scores,
     first_row,
@@ -131,6 +182,7 @@ def _pick(
     METHOD: tl.constexpr,
     WITH_SCORES: tl.constexpr,
     CANDIDATE_N: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
     """Picks from the candidates as long as the best of them comes before the best row outside; how many are made."""
     candidates = tl.load(of_segment + CANDIDATES)
@@ -145,19 +197,17 @@ def _pick(
     if METHOD != "divprune":
         relevance = tl.load(importance + row, mask=inside, other=0.0)
     picks = before
-    best = tl.max(key, axis=0)
-    place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
+    best, place = best_of(key, CANDIDATE_N, WARPS)
     picking = picks < kept
     while picking:
-        similarities = tl.load(gram + place * CANDIDATE_N + c)  # [CANDIDATE_N]
+        similarities = tl.load(gram + place * stride_g + c)  # [CANDIDATE_N]
         tl.store(indices + picks, place)
         if WITH_SCORES:
             tl.store(scores + picks, score_of(best))
         picks += 1
         key = tl.where(c == place, PICKED, key)
         key = tl.minimum(key, key_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD))
-        best = tl.max(key, axis=0)
-        place = tl.min(tl.where(key == best, c, CANDIDATE_N), axis=0)
+        best, place = best_of(key, CANDIDATE_N, WARPS)
         picking = (picks < kept) & (best >= outside_key)
         if picking & (best == outside_key):
             picking = tl.load(chosen + place) < outside_row
@@ -183,6 +233,9 @@ def _pick(
         "programs",
         "room",
         "rounds",
+        "gram_blocks",
+        "row_parts",
+        "tile_parts",
         "stride_xb",
         "stride_xn",
         "relevance_weight",
@@ -197,6 +250,8 @@ def candidate_kernel(
     keys,
     chosen,
     gram,
+    partials,
+    tickets,
     state,
     indices,
     scores,
@@ -208,6 +263,9 @@ def candidate_kernel(
     programs,
     room,
     rounds,
+    gram_blocks,
+    row_parts,
+    tile_parts,
     stride_xb,
     stride_xn,
     relevance_weight,
@@ -220,6 +278,7 @@ def candidate_kernel(
     CANDIDATE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
     """All picks after the first, of all segments side by side, in rounds of two phases.
 
@@ -232,19 +291,21 @@ def candidate_kernel(
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     width = depth * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
-    tiles: tl.constexpr = CANDIDATE_N // BLOCK_N * (CANDIDATE_N // BLOCK_N + 1) // 2
+    stride_g = tl.cast(gram_blocks, tl.int64) * BLOCK_N
+    tiles = gram_blocks * (gram_blocks + 1) // 2
     arrived = tl.full([], 0, tl.int32)
     turn = tl.full([], 0, tl.int32)
     while tl.load(of_all + OPEN_SELECTIONS) > 0:
-        for unit in range(program, blocks, programs):
-            number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
+        for unit in range(program, blocks * row_parts, programs):
+            rows = unit // row_parts
+            number, block = segment_of(plan, rows, segments, count, BLOCK_N, False, VARLEN)
             segment, first_row, length, kept, slot, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
             of_segment = state + number * STATE_COLUMNS
             picks = tl.load(of_segment + PICKS)
             if picks < kept:
-                _take_in(
+                last = _take_in(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
                     stride_n,
                     reciprocal_norm + workspace_row,
@@ -257,6 +318,10 @@ def candidate_kernel(
                     block * BLOCK_N + tl.arange(0, BLOCK_N),
                     length,
                     width,
+                    partials + rows * (row_parts * SPLIT_BLOCKS * BLOCK_N * BLOCK_N),
+                    tickets + rows,
+                    tl.cast(unit % row_parts, tl.int32),
+                    row_parts,
                     relevance_weight,
                     redundancy_weight,
                     METHOD,
@@ -264,7 +329,9 @@ def candidate_kernel(
                     BLOCK_N,
                     BLOCK_D,
                 )
-                if is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N)):
+                if last:
+                    last = is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N))
+                if last:
                     choose(
                         keys + workspace_row,
                         chosen + number * CANDIDATE_N,
@@ -276,35 +343,43 @@ def candidate_kernel(
                     )
         arrived += programs
         grid_barrier(of_all + CANDIDATE_ARRIVALS, arrived)
-        for unit in range(program, segments.to(tl.int64) * tiles, programs):
-            number = unit // tiles
+        for unit in range(program, segments.to(tl.int64) * tiles * tile_parts, programs):
+            tile = unit // tile_parts
+            number = tile // tiles
             segment, first_row, length, kept, slot, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
             of_segment = state + number * STATE_COLUMNS
             if tl.load(of_segment + PICKS) < kept:
-                _compare(
+                last = _compare(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
                     stride_n,
                     reciprocal_norm + workspace_row,
                     chosen + number * CANDIDATE_N,
                     tl.load(of_segment + CANDIDATES),
-                    gram + number * CANDIDATE_N * CANDIDATE_N,
-                    tl.cast(unit % tiles, tl.int64),
+                    gram + number * stride_g * stride_g,
+                    stride_g,
+                    tile % tiles,
                     width,
+                    partials + tile * (tile_parts * BLOCK_N * BLOCK_N),
+                    tickets + tile,
+                    tl.cast(unit % tile_parts, tl.int32),
+                    tile_parts,
                     EVEN_D,
-                    CANDIDATE_N,
                     BLOCK_N,
                     BLOCK_D,
                 )
-                if is_last(of_segment + TICKETS, tiles):
+                if last:
+                    last = is_last(of_segment + TICKETS, tiles)
+                if last:
                     made = _pick(
                         of_segment,
                         reciprocal_norm + workspace_row,
                         importance + workspace_row if METHOD != "divprune" else None,
                         keys + workspace_row,
                         chosen + number * CANDIDATE_N,
-                        gram + number * CANDIDATE_N * CANDIDATE_N,
+                        gram + number * stride_g * stride_g,
+                        stride_g,
                         indices + slot,
                         scores + slot if WITH_SCORES else None,
                         first_row,
@@ -314,6 +389,7 @@ def candidate_kernel(
                         METHOD,
                         WITH_SCORES,
                         CANDIDATE_N,
+                        WARPS,
                     )
                     if made == kept:
                         tl.atomic_add(of_all + OPEN_SELECTIONS, -1, sem="relaxed")

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .scores import NON_FINITE, PICKED, UNBOUNDED, key_from, key_of, scale_to_relevance, score_of
+from .scores import NON_FINITE, PICKED, UNBOUNDED, best_of, key_from, key_of, scale_to_relevance, score_of
 from .segments import ROW_ALIGNMENT, segment_at
 
 
@@ -38,6 +38,7 @@ def greedy_kernel(
     VARLEN: tl.constexpr,
     TILE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
     """One program selects from one segment, whose rows' keys stay in registers from the first to the last pick.
 
@@ -65,9 +66,7 @@ def greedy_kernel(
         first_key = key_of(relevance)
     finite = tl.load(reciprocal_norm + workspace_row + n, mask=padded) != 0.0
     key = tl.where(inside, tl.where(finite, first_key, NON_FINITE), PICKED)
-    # Two integer reductions, each one instruction a warp, cost fewer registers than one over (score, index).
-    best = tl.max(key, axis=0)
-    pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
+    best, pick = best_of(key, BLOCK_N, WARPS)
     # The first score bounds no other.
     key = tl.where(key > NON_FINITE, UNBOUNDED, key)
     for step in range(0, kept):
@@ -78,5 +77,4 @@ def greedy_kernel(
         row = similarity + (workspace_row + pick) * stride_sn * ROW_ALIGNMENT + n
         similarities = tl.load(row, mask=padded)  # [BLOCK_N]
         key = tl.minimum(key, key_from(similarities, relevance, relevance_weight, redundancy_weight, METHOD))
-        best = tl.max(key, axis=0)
-        pick = tl.min(tl.where(key == best, n, BLOCK_N), axis=0)
+        best, pick = best_of(key, BLOCK_N, WARPS)

@@ -27,6 +27,13 @@ from .state import (
 
 _LARGEST_ROW = tl.constexpr(2**31 - 1)
 _NO_KEY = tl.constexpr(2**31 - 1)
+_MOST_DOUBLINGS = tl.constexpr(10)
+
+
+@triton.jit
+def _room_at(turn, room, BLOCK_N: tl.constexpr):
+    """How many candidates are chosen in a turn: a picture's outlier is found among few, in noise many save turns."""
+    return tl.minimum(room, BLOCK_N << tl.minimum(tl.maximum(turn - 1, 0), _MOST_DOUBLINGS))
 
 
 @triton.jit
@@ -39,6 +46,7 @@ def _bound(
     outlier_keys,
     candidates,
     n,
+    c,
     length,
     width,
     at_first,
@@ -46,10 +54,9 @@ def _bound(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Compares rows n with one another at first, then with the candidates, and lowers the keys of both."""
+    """Compares rows n with one another at first, then with candidates c, and lowers the keys of both."""
     inside = n < length
     norm = tl.load(reciprocal_norm + n, mask=inside, other=0.0)
-    c = tl.arange(0, BLOCK_N)  # [BLOCK_N]
     valid = (at_first & inside) | (~at_first & (c < candidates))
     other = tl.where(at_first, n, tl.load(chosen + c, mask=~at_first & valid, other=0).to(tl.int64))
     norm_o = tl.load(reciprocal_norm + other, mask=valid, other=0.0)
@@ -59,17 +66,19 @@ def _bound(
     itself = n[:, None] == other[None, :]
     values = tl.where(itself, float("-inf"), similarity_of(dot, norm, norm_o))  # [BLOCK_N, BLOCK_N]
     key = key_from(tl.max(values, axis=1), 0.0, 0.0, 0.0, "divprune")
-    # Rows whose score is exact already are picked, as far as the search goes.
-    before = tl.load(keys + n, mask=inside & ~at_first, other=_NO_KEY)
-    tl.store(keys + n, tl.where(norm != 0.0, tl.minimum(before, key), NON_FINITE), mask=inside)
-    of_columns = key_from(tl.max(values, axis=0), 0.0, 0.0, 0.0, "divprune")
-    tl.atomic_min(outlier_keys + c, of_columns, mask=valid & ~at_first, sem="relaxed")
+    if at_first:
+        tl.store(keys + n, tl.where(norm != 0.0, key, NON_FINITE), mask=inside)
+    else:
+        # Rows that are non-finite, or whose score is exact already, have lower keys.
+        tl.atomic_min(keys + n, key, mask=inside, sem="relaxed")
+        of_columns = key_from(tl.max(values, axis=0), 0.0, 0.0, 0.0, "divprune")
+        tl.atomic_min(outlier_keys + c, of_columns, mask=valid, sem="relaxed")
 
 
 @triton.jit
-def _settle(of_segment, keys, chosen, outlier_keys, candidates, BLOCK_N: tl.constexpr):
+def _settle(of_segment, keys, chosen, outlier_keys, candidates, CANDIDATE_N: tl.constexpr):
     """The candidates' scores are exact now: the best of them, or an earlier one, is the top outlier so far."""
-    c = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
     valid = c < candidates
     row = tl.load(chosen + c, mask=valid, other=0)
     key = tl.load(keys + row, mask=valid, other=PICKED)
@@ -99,6 +108,7 @@ def _search(
     indices,
     scores,
     unit,
+    widest,
     turn,
     first_segment,
     segments,
@@ -112,40 +122,44 @@ def _search(
     VARLEN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     EVEN_D: tl.constexpr,
+    CANDIDATE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One block of rows; the last program of a segment to finish its blocks chooses candidates anew, or picks."""
-    number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
+    """One block of rows and one of candidates; a segment's last program to finish chooses these anew, or picks."""
+    number, block = segment_of(plan, unit // widest, segments, count, BLOCK_N, False, VARLEN)
     segment, first_row, length, kept, slot, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
     of_segment = state + number * STATE_COLUMNS
     of_all = state + segments.to(tl.int64) * STATE_COLUMNS
     keys += workspace_row
-    chosen += number * BLOCK_N
-    outlier_keys += number * BLOCK_N
+    chosen += number * CANDIDATE_N
+    outlier_keys += number * CANDIDATE_N
     # At first nobody has candidates, and those whose search is over have none any more.
     candidates = tl.load(of_segment + CANDIDATES)
     at_first = turn == 0
     if (kept > 0) & (at_first | (candidates > 0)):
-        _bound(
-            x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
-            stride_n,
-            reciprocal_norm + workspace_row,
-            keys,
-            chosen,
-            outlier_keys,
-            candidates,
-            block * BLOCK_N + tl.arange(0, BLOCK_N),
-            length,
-            width,
-            at_first,
-            EVEN_D,
-            BLOCK_N,
-            BLOCK_D,
-        )
-        if is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N)):
-            best_key, best_row = _settle(of_segment, keys, chosen, outlier_keys, candidates, BLOCK_N)
-            found, top = choose(keys, chosen, of_segment, length, room, best_key, best_row)
+        first = tl.cast(unit % widest, tl.int32) * BLOCK_N
+        if at_first | (first < candidates):
+            _bound(
+                x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
+                stride_n,
+                reciprocal_norm + workspace_row,
+                keys,
+                chosen,
+                outlier_keys,
+                candidates,
+                block * BLOCK_N + tl.arange(0, BLOCK_N),
+                first + tl.arange(0, BLOCK_N),
+                length,
+                width,
+                at_first,
+                EVEN_D,
+                BLOCK_N,
+                BLOCK_D,
+            )
+        if is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N) * widest):
+            best_key, best_row = _settle(of_segment, keys, chosen, outlier_keys, candidates, CANDIDATE_N)
+            found, top = choose(keys, chosen, of_segment, length, _room_at(turn, room, BLOCK_N), best_key, best_row)
             if (found == 0) | (top == NON_FINITE):
                 tl.debug_barrier()
                 row = tl.where(found == 0, best_row, tl.load(chosen))
@@ -163,8 +177,8 @@ def _search(
                 )
                 tl.store(of_segment + CANDIDATES, 0)
             else:
-                c = tl.arange(0, BLOCK_N)  # [BLOCK_N]
-                tl.store(outlier_keys + c, tl.full([BLOCK_N], _NO_KEY, tl.int32))
+                c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
+                tl.store(outlier_keys + c, tl.full([CANDIDATE_N], _NO_KEY, tl.int32))
                 tl.store(of_segment + OUTLIER_KEY, best_key)
                 tl.store(of_segment + OUTLIER_ROW, best_row)
                 tl.atomic_add(of_all + OPEN_SEARCHES + turn % 3, 1, sem="relaxed")
@@ -206,6 +220,7 @@ def outlier_kernel(
     VARLEN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     EVEN_D: tl.constexpr,
+    CANDIDATE_N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -221,7 +236,8 @@ def outlier_kernel(
         # Of three counters in turn, one is counted up, one may still be read by a program behind, one is emptied.
         if tl.program_id(0) == 0:
             tl.store(of_all + OPEN_SEARCHES + (turn + 1) % 3, 0)
-        for unit in range(tl.program_id(0).to(tl.int64), blocks, programs):
+        widest = tl.cdiv(_room_at(turn - 1, room, BLOCK_N), BLOCK_N)
+        for unit in range(tl.program_id(0).to(tl.int64), blocks * widest, programs):
             _search(
                 x,
                 plan,
@@ -233,6 +249,7 @@ def outlier_kernel(
                 indices,
                 scores,
                 unit,
+                widest,
                 turn,
                 first_segment,
                 segments,
@@ -246,6 +263,7 @@ def outlier_kernel(
                 VARLEN,
                 ALIGNMENT,
                 EVEN_D,
+                CANDIDATE_N,
                 BLOCK_N,
                 BLOCK_D,
             )

@@ -6,6 +6,9 @@ import triton.language as tl
 SCALE_BLOCK_N = tl.constexpr(1024)
 """Rows whose importance is scaled at a time."""
 
+_LANES = tl.constexpr(32)  # of a warp
+_WORD = tl.constexpr(4)  # rows that a lane loads at once
+
 # Keys beside those of scores: a row that cannot be picked (any more), a non-finite one, one not bounded yet.
 PICKED = tl.constexpr(-(2**31))
 NON_FINITE = tl.constexpr(-0x7F800001)  # the key of -inf
@@ -44,6 +47,25 @@ def key_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl
         # Never negative, not even -0.0: half as many instructions in a step of the greedy loop.
         return score.to(tl.int32, bitcast=True)
     return key_of(score)
+
+
+@triton.jit
+def best_of(key, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
+    """The largest of some keys ``[BLOCK_N]``, and the first row that has it.
+
+    The keys are taken apart as they are spread over registers, warps and lanes, where that is known: each warp then
+    finds its best with two instructions, and only what the warps have found has to cross a barrier.
+    """
+    warp_rows: tl.constexpr = min(BLOCK_N, max(_LANES, min(_LANES * _WORD, BLOCK_N // WARPS)))
+    register_rows: tl.constexpr = max(1, BLOCK_N // (warp_rows * WARPS))
+    shape: tl.constexpr = (register_rows, BLOCK_N // (register_rows * warp_rows), warp_rows)
+    key = tl.reshape(key, shape)
+    n = tl.reshape(tl.arange(0, BLOCK_N), shape)
+    of_warp = tl.max(tl.max(key, axis=0), axis=1)
+    first = tl.where(key == of_warp[None, :, None], n, BLOCK_N)
+    first = tl.min(tl.min(first, axis=0), axis=1)
+    ballot = tl.max((of_warp.to(tl.int64) << 32) | (BLOCK_N - first), axis=0)
+    return (ballot >> 32).to(tl.int32), BLOCK_N - (ballot & (2**32 - 1)).to(tl.int32)
 
 
 @triton.jit

@@ -62,6 +62,22 @@ def dot_products(
 
 
 @triton.jit
+def first_part(partials, BLOCK_N: tl.constexpr):
+    """Where dot products over the first part of D are left, ``[BLOCK_N, BLOCK_N]``; others lie behind it."""
+    n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    return partials + n[:, None] * BLOCK_N + n[None, :]
+
+
+@triton.jit
+def sum_of_parts(first, parts, BLOCK_N: tl.constexpr):
+    """The dot products over all of D: in the order in which one program would have added them."""
+    dot = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
+    for part in range(0, parts):
+        dot += tl.load(first + part * (BLOCK_N * BLOCK_N))
+    return dot
+
+
+@triton.jit
 def similarity_of(dot, reciprocal_norm_i, reciprocal_norm_j):
     """Symmetric in i and j: the two reciprocal norms are multiplied first. -inf where a row is non-finite.
 
@@ -168,13 +184,11 @@ def similarity_kernel(
         )
         complete = parts == 1
         if parts > 1:
-            of_tile = partials + tile * parts * (BLOCK_N * BLOCK_N) + n[:, None] * BLOCK_N + n[None, :]
+            of_tile = first_part(partials + tile * parts * (BLOCK_N * BLOCK_N), BLOCK_N)
             tl.store(of_tile + (unit % parts) * (BLOCK_N * BLOCK_N), dot)
             complete = is_last(tickets + tile, parts)
             if complete:
-                dot = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
-                for part in range(0, parts):
-                    dot += tl.load(of_tile + part * (BLOCK_N * BLOCK_N))
+                dot = sum_of_parts(of_tile, parts, BLOCK_N)
         if complete:
             norm_i = tl.load(reciprocal_norm + workspace_row + i, mask=i < length, other=0.0)
             norm_j = tl.load(reciprocal_norm + workspace_row + j, mask=j < length, other=0.0)
