@@ -157,11 +157,19 @@ BFLOAT16_CASES = (
     Case.dense(1, 1_296, 3_584, 324, torch.bfloat16),  # Qwen2.5-VL
     *(Case.dense(items, 576, 4_096, 58, torch.bfloat16) for items in (4, 8, 32)),
     Case.dense(1, 65_536, 4_096, 6_553, torch.bfloat16),
+    Case.dense(1, 16_384, 3_584, 4_096, torch.bfloat16),  # Qwen2.5-VL at its largest, a quarter
+    Case.dense(1, 256, 3_584, 64, torch.bfloat16),
+    Case.ragged(tuple(range(256, 1_280, 16)), 3_584, torch.bfloat16),
 )
-OTHER_CASES = tuple(
-    Case.dense(1, *sizes, dtype)
-    for sizes in ((576, 4_096, 58), (2_880, 4_096, 288))
-    for dtype in (torch.float16, torch.float32)
+OTHER_CASES = (
+    *(
+        Case.dense(1, *sizes, dtype)
+        for sizes in ((576, 4_096, 58), (2_880, 4_096, 288))
+        for dtype in (torch.float16, torch.float32)
+    ),
+    Case.dense(64, 576, 4_096, 58, torch.float16),
+    Case.dense(1, 8_192, 3_584, 820, torch.float32),
+    Case.ragged(RAGGED, 3_584, torch.float32),
 )
 QUICK_CASES = BFLOAT16_CASES[:1]
 
@@ -197,7 +205,8 @@ class Row:
         similarity_teraflops: ``2 N^2 D`` over the similarity pass.
         similarity_gigabytes_per_second: reading x once and writing the similarities once, over the similarity pass.
         h200_bound: the microseconds that an H200 takes at least in the materialised form (``bench.roofline``).
-        h200_stages: what an H200 is predicted to take in each stage of the form that ran, for a single item.
+        h200_stages: what an H200 is predicted to take in each stage of the form that ran; None for packed
+            segments, and for candidate blocks in a batch.
         fastest_correct_peer: the implementation among the others with the smallest median, and how it was called.
         ratio: its median over this one.
     """
@@ -361,13 +370,15 @@ def launches_up_to(last: str, stages: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def predicted_stages(method: str, case: Case, candidate_blocks: bool) -> dict[str, float]:
-    """What the stages of a case of one item are modelled to take on an H200, in microseconds."""
+def predicted_stages(method: str, case: Case, candidate_blocks: bool) -> dict[str, float] | None:
+    """What the stages are modelled to take on an H200, in microseconds; None where that is not modelled."""
     from tokenprune_kernels.backends.triton import configs
 
-    sizes = case.counts[0], case.kept[0], case.depth
-    if not candidate_blocks:
-        return roofline.materialised_stages(*sizes, case.dtype.itemsize)
+    sizes, items = (case.counts[0], case.kept[0], case.depth), len(case.counts)
+    if not candidate_blocks and not case.packed:
+        return roofline.materialised_stages(*sizes, case.dtype.itemsize, items=items)
+    if items > 1:
+        return None
     candidates = configs.candidate_count(case.dtype.itemsize, case.counts[0])
     return roofline.candidate_stages(method, *sizes, candidates, case.dtype.itemsize)
 
@@ -487,8 +498,7 @@ class Benchmark:
         except Exception as error:
             row.note = f"no stages: {described(error)}"
             return case.picks(expected)
-        if len(case.counts) == 1:
-            row.h200_stages = predicted_stages(method, case, "candidate blocks" in row.stages)
+        row.h200_stages = predicted_stages(method, case, "candidate blocks" in row.stages)
         # Only the materialised form has a pass over all pairs.
         similarity = row.stages.get("similarity pass", 0.0)
         operations = sum(roofline.similarity_operations(count, case.depth) for count in case.counts)

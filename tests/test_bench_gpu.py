@@ -276,6 +276,14 @@ def test_a_row_has_the_stages_of_the_form_that_ran(backend, form):
     assert (made.rows[0].similarity_teraflops is None) == (form == "candidates")
 
 
+def test_stages_are_predicted_where_they_are_modelled():
+    batch, packed = gpu.Case.dense(64, 576, 4_096, 58, torch.bfloat16), gpu.Case.ragged((100, 200), 64, torch.bfloat16)
+    expected = gpu.roofline.materialised_stages(576, 58, 4_096, items=64)
+    assert gpu.predicted_stages("mmr", batch, candidate_blocks=False) == expected
+    assert gpu.predicted_stages("mmr", batch, candidate_blocks=True) is None
+    assert gpu.predicted_stages("mmr", packed, candidate_blocks=False) is None
+
+
 def test_the_fastest_correct_peer_is_chosen():
     rows = [
         row(median=10.0, correct=True),
