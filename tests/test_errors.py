@@ -135,6 +135,22 @@ def test_budgets(function, budget, message):
         getattr(tokenprune_kernels, function)(X, *weights, **budget)
 
 
+@pytest.mark.parametrize(
+    ("function", "given", "argument"),
+    [
+        ("divprune", (None, 2), "x"),
+        ("mmr", (X, None, 2), "relevance"),
+        ("idpruner", (X, None, 2), "importance"),
+        ("dpp_varlen", (PACKED, None, SUMS, KEPT), "relevance"),
+        ("divprune_varlen", (PACKED, None, KEPT), "cu_seqlens"),
+        ("mmr_varlen", (PACKED, PACKED_W, SUMS, None), "cu_k"),
+    ],
+)
+def test_a_missing_tensor_is_named(function, given, argument):
+    with pytest.raises(TypeError, match=f"^{function}: expected {argument} to be a tensor, got None$"):
+        getattr(tokenprune_kernels, function)(*given)
+
+
 def test_a_ratio_is_a_number():
     with pytest.raises(TypeError, match=r"^divprune: expected keep_ratio to be a number, got '0.5'$"):
         tokenprune_kernels.divprune(X, keep_ratio="0.5")

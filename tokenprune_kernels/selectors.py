@@ -396,7 +396,7 @@ def prune(
     """
     weights = {"relevance": relevance, "importance": importance}
     check_method("prune", method, weights, lam)
-    weight = weights.get(_WEIGHT_OF[method] or "")
+    weight = relevance if importance is None else importance
     lams = (0.5 if lam is None else lam,) if method in _WITH_LAM else ()
     if cu_seqlens is None:
         for name, value in {"cu_k": cu_k, "total_k": total_k, "max_seqlen": max_seqlen}.items():
@@ -445,6 +445,13 @@ def _gather_packed(x: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(kept.unsqueeze(-1), x.index_select(0, indices.clamp_min(0)), 0), indices
 
 
+def _check_given(name: str, tensors: Mapping[str | None, Tensor | None]) -> None:
+    """Raises in the name of `name` if one of its tensors is None, which the dispatcher would pass over."""
+    for argument, tensor in tensors.items():
+        if argument is not None and tensor is None:
+            raise TypeError(f"{name}: expected {argument} to be a tensor, got None")
+
+
 def _count(name: str, x: Tensor, k: int | None, keep_ratio: float | None) -> int:
     if (k is None) == (keep_ratio is None):
         raise ValueError(
@@ -476,6 +483,7 @@ def _select(
     return_scores: bool,
 ) -> Any:
     operator = getattr(_ops, method)
+    _check_given(method, dict(zip(("x", _WEIGHT_OF[method]), tensors, strict=False)))
     k = _count(method, tensors[0], k, keep_ratio)
     if not return_scores:
         indices = operator(*tensors, k, *lams)
@@ -500,6 +508,7 @@ def _select_varlen(
     return_scores: bool,
 ) -> Any:
     name = f"{method}_varlen"
+    _check_given(name, {"x": x, _WEIGHT_OF[method]: weight, "cu_seqlens": cu_seqlens, "cu_k": cu_k})
     tensors = (x,) if weight is None else (x, weight)
     if total_k is None or max_seqlen is None:
         # The prefix sums are read here, before the operator has had a chance to check their shapes.
