@@ -20,7 +20,7 @@ from tests.vision_language import (
 )
 from tests.vision_language import mechanism as mechanism
 from tokenprune_kernels import selectors
-from tokenprune_kernels.integrations.transformers import prune_inputs, selection
+from tokenprune_kernels.integrations.transformers import prune_inputs
 
 
 def kept_rows(family, rows, select):
@@ -95,11 +95,16 @@ def test_a_batch_may_share_one_budget(family, options):
 
 @pytest.mark.parametrize("scope", ["item", "batch"])
 def test_one_operator_selects_for_the_whole_batch(monkeypatch, scope):
-    calls = []
-    monkeypatch.setattr(selection, "prune", lambda x, **options: calls.append(options) or selectors.prune(x, **options))
+    calls, divprune_varlen = [], selectors.divprune_varlen
+
+    def recorded(x, cu_seqlens, *arguments, **options):
+        calls.append(cu_seqlens)
+        return divprune_varlen(x, cu_seqlens, *arguments, **options)
+
+    monkeypatch.setattr(selectors, "divprune_varlen", recorded)
     prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows_of("qwen3_vl")), keep_ratio=0.3, scope=scope)
-    (options,) = calls
-    assert len(options["cu_seqlens"]) == (8 if scope == "item" else 2)
+    (cu_seqlens,) = calls
+    assert len(cu_seqlens) == (8 if scope == "item" else 2)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "llava_next_video", "llava_onevision"])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...selectors import kept_count, prune
+from ... import selectors
 
 Budget = int | float | Sequence[int] | Sequence[float]
 
@@ -39,7 +39,7 @@ def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
     if k is not None:
         return [_at_most(number, count) for number, count in zip(_each("k", k, counts), counts, strict=True)]
     ratios = _each("keep_ratio", keep_ratio, counts)
-    return [kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
+    return [selectors.kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
 
 
 def _numbers(budget: Any) -> list[Any] | None:
@@ -79,19 +79,15 @@ def select(
     lam: float | None,
 ) -> Tensor:
     """The kept rows of all segments of x ``[T, D]``, by one operator: int64 ``[sum of kept_counts]``, in any order."""
-    _, indices = prune(
+    return getattr(selectors, f"{method}_varlen")(
         x,
-        method=method,
-        relevance=relevance,
-        importance=importance,
-        lam=lam,
-        sorted=False,
-        cu_seqlens=_prefix_sums(counts, x.device),
-        cu_k=_prefix_sums(kept_counts, x.device),
+        *(weight for weight in (relevance, importance) if weight is not None),
+        _prefix_sums(counts, x.device),
+        _prefix_sums(kept_counts, x.device),
         total_k=sum(kept_counts),
         max_seqlen=max(counts),
+        **({} if lam is None else {"lam": lam}),
     )
-    return indices
 
 
 def _prefix_sums(counts: list[int], device: torch.device) -> Tensor:
