@@ -202,9 +202,9 @@ class Row:
         note: why there is no time, or what is wrong with the picks.
         times: of one call.
         stages: the differences between the medians of the operator cut short after each stage.
-        similarity_teraflops: ``2 N^2 D`` over the similarity pass.
-        similarity_gigabytes_per_second: reading x once and writing the similarities once, over the similarity pass.
-        h200_bound: the microseconds that an H200 takes at least in the materialised form (``bench.roofline``).
+        teraflops: ``2 N^2 D`` over the similarity pass, or ``2 N k D`` over the candidate blocks.
+        gigabytes_per_second: over the same stage, reading x once, and writing the similarities once if they are.
+        h200_bound: the microseconds that an H200 takes at least in the form that ran (``bench.roofline``).
         h200_stages: what an H200 is predicted to take in each stage of the form that ran; None for packed
             segments, and for candidate blocks in a batch.
         fastest_correct_peer: the implementation among the others with the smallest median, and how it was called.
@@ -220,8 +220,8 @@ class Row:
     note: str = ""
     times: Times | None = None
     stages: dict[str, float] | None = None
-    similarity_teraflops: float | None = None
-    similarity_gigabytes_per_second: float | None = None
+    teraflops: float | None = None
+    gigabytes_per_second: float | None = None
     h200_bound: float | None = None
     h200_stages: dict[str, float] | None = None
     fastest_correct_peer: str | None = None
@@ -370,6 +370,27 @@ def launches_up_to(last: str, stages: dict[str, str]) -> Iterator[None]:
         yield
 
 
+def bound(case: Case, candidate_blocks: bool) -> float:
+    """The least microseconds of a case on an H200, in either form."""
+    from tokenprune_kernels.backends.triton import configs
+
+    sizes, element_size = (case.counts, case.kept, case.depth), case.dtype.itemsize
+    if not candidate_blocks:
+        return roofline.selection_bound(*sizes, element_size)
+    return roofline.candidate_bound(*sizes, configs.candidate_count(element_size, max(case.counts)), element_size)
+
+
+def least_work(case: Case, candidate_blocks: bool) -> tuple[int, int]:
+    """The fewest operations and bytes of the stage that compares rows: all pairs of them, or each with every pick."""
+    element_size = case.dtype.itemsize
+    if not candidate_blocks:
+        operations = sum(roofline.similarity_operations(count, case.depth) for count in case.counts)
+        return operations, sum(roofline.similarity_bytes(count, case.depth, element_size) for count in case.counts)
+    items = zip(case.counts, case.kept, strict=True)
+    operations = sum(roofline.candidate_operations(count, k, case.depth) for count, k in items)
+    return operations, sum(case.counts) * case.depth * element_size
+
+
 def predicted_stages(method: str, case: Case, candidate_blocks: bool) -> dict[str, float] | None:
     """What the stages are modelled to take on an H200, in microseconds; None where that is not modelled."""
     from tokenprune_kernels.backends.triton import configs
@@ -486,7 +507,8 @@ class Benchmark:
         expected = call(copies[0])
         row.note = mistake(case, method, copies[0], weight, case.picks(expected))
         row.correct = not row.note
-        row.h200_bound = roofline.selection_bound(case.counts, case.kept, case.depth, case.dtype.itemsize)
+        candidate_blocks = "candidate blocks" in stages_of(method, lambda: call(copies[0]))
+        row.h200_bound = bound(case, candidate_blocks)
         if not row.correct:
             return None
         outputs = self._time(row, call, copies, captured=True)
@@ -498,14 +520,11 @@ class Benchmark:
         except Exception as error:
             row.note = f"no stages: {described(error)}"
             return case.picks(expected)
-        row.h200_stages = predicted_stages(method, case, "candidate blocks" in row.stages)
-        # Only the materialised form has a pass over all pairs.
-        similarity = row.stages.get("similarity pass", 0.0)
-        operations = sum(roofline.similarity_operations(count, case.depth) for count in case.counts)
-        moved = sum(roofline.similarity_bytes(count, case.depth, case.dtype.itemsize) for count in case.counts)
-        if similarity > 0:
-            row.similarity_teraflops = 1e-6 * operations / similarity
-            row.similarity_gigabytes_per_second = 1e-3 * moved / similarity
+        row.h200_stages = predicted_stages(method, case, candidate_blocks)
+        comparing = row.stages["candidate blocks" if candidate_blocks else "similarity pass"]
+        if comparing > 0:
+            operations, moved = least_work(case, candidate_blocks)
+            row.teraflops, row.gigabytes_per_second = 1e-6 * operations / comparing, 1e-3 * moved / comparing
         return case.picks(expected)
 
     def _peer(
@@ -634,7 +653,7 @@ def summary(result: dict[str, Any]) -> str:
         "predicted of an H200",
         "H200 bound",
         "share of the bound",
-        "similarity: TFLOP/s",
+        "comparing rows: TFLOP/s",
         "GB/s",
         "`x @ x.T` alone",
         "published loop",
@@ -679,8 +698,8 @@ def summary(result: dict[str, Any]) -> str:
                     predicted,
                     number(row["h200_bound"]),
                     share,
-                    number(row["similarity_teraflops"]),
-                    number(row["similarity_gigabytes_per_second"]),
+                    number(row["teraflops"]),
+                    number(row["gigabytes_per_second"]),
                     _median(beside(PRODUCT, "", GRAPH)),
                     _median(beside("published", row["method"], EAGER)),
                     fastest,

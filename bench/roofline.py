@@ -103,6 +103,24 @@ def selection_bound(counts: Sequence[int], kept: Sequence[int], depth: int, elem
     return max(map(math.fsum, zip(*terms, strict=True)), default=0.0) + greedy_bound(counts, kept) + launch_time()
 
 
+def candidate_operations(count: int, k: int, depth: int) -> int:
+    """The fewest additions and multiplications of candidate blocks: every row is compared with every pick."""
+    return 2 * count * k * depth
+
+
+def candidate_bound(
+    counts: Sequence[int], kept: Sequence[int], depth: int, candidates: int, element_size: int = 2
+) -> float:
+    """The least microseconds of a batch in candidate blocks, so many of them a round.
+
+    x is read for the norms and for one round at least, while every row is compared with every pick.
+    """
+    rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+    read = 1e6 * 2 * sum(counts) * depth * element_size / BYTES_PER_SECOND
+    compared = 1e6 * sum(candidate_operations(count, k, depth) for count, k in zip(counts, kept, strict=True)) / rate
+    return max(read, compared) + greedy_bound([candidates] * len(counts), kept) + launch_time()
+
+
 def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool) -> tuple[float, float]:
     """The microseconds of a similarity pass's bytes, and of its operations."""
     rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND

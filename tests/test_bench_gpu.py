@@ -273,7 +273,17 @@ def test_a_row_has_the_stages_of_the_form_that_ran(backend, form):
         made.measure(SMALL, ("divprune",))
     assert made.rows[0].correct is True
     assert list(made.rows[0].stages) == list(made.rows[0].h200_stages)
-    assert (made.rows[0].similarity_teraflops is None) == (form == "candidates")
+    assert made.rows[0].teraflops > 0
+    assert made.rows[0].gigabytes_per_second > 0
+
+
+@pytest.mark.parametrize("method", ["divprune", "idpruner"])
+def test_no_prediction_is_below_the_bound_of_its_form(method):
+    for case in (*gpu.BFLOAT16_CASES, *gpu.OTHER_CASES):
+        for candidate_blocks in (False, True):
+            stages = gpu.predicted_stages(method, case, candidate_blocks)
+            assert stages is None or sum(stages.values()) > gpu.bound(case, candidate_blocks)
+            assert min(gpu.least_work(case, candidate_blocks)) > 0
 
 
 def test_stages_are_predicted_where_they_are_modelled():
