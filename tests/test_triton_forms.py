@@ -18,7 +18,6 @@ from tests.inputs import (
 )
 from tests.test_varlen import prefix_sums, varlen_arguments
 
-triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
 
 pytestmark = pytest.mark.parametrize(
@@ -174,16 +173,13 @@ def test_a_split_depth_gives_the_same_bits(backend, force, monkeypatch):
     assert torch.equal(results[1][1], results[0][1][1])
 
 
-@pytest.mark.parametrize("split_blocks", [2, 1])
-def test_candidates_of_a_split_depth_give_the_same_bits(backend, force, monkeypatch, split_blocks):
-    x, weight = gaussian_tokens(150, 1_032, dtype=torch.bfloat16), torch.linspace(1, 0, 150)
+def test_candidates_of_a_split_depth_give_the_same_bits(backend, force, monkeypatch):
     # Relevance decides, so that a round takes in all 70 picks of the one before: two blocks of them.
-    given_arguments = x, weight, 145, 0.99
+    given_arguments = gaussian_tokens(150, 1_032, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99
     force("materialised")
     expected = ops.mmr.scores(*given_arguments)
     force("candidates", 70)
     monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 2)
-    monkeypatch.setattr(launch.kernels.candidates, "SPLIT_BLOCKS", triton.language.constexpr(split_blocks))
     assert_equal(ops.mmr.scores(*given_arguments), expected)
 
 

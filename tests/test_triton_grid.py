@@ -13,6 +13,7 @@ from tests.test_varlen import prefix_sums, varlen_arguments
 
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter", reason="the Triton backend needs triton")
+tl = pytest.importorskip("triton.language", reason="the Triton backend needs triton")
 
 pytestmark = [
     pytest.mark.interpret,
@@ -164,6 +165,18 @@ def test_parts_of_tiles_are_summed_by_the_last_program(backend, side_by_side, mo
         turns = side_by_side(4, seed=1)
         assert_equal(getattr(ops, method).scores(*arguments(method, x, weight, 3)), expected)
     assert turns.taken > 10
+
+
+def test_more_picks_than_are_taken_in_a_part_of_the_depth_at_a_time(backend, side_by_side, monkeypatch):
+    given_arguments = gaussian_tokens(150, 1_032, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99
+    with launch.forced("materialised"):
+        expected = ops.mmr.scores(*given_arguments)
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 70)
+    monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 2)
+    monkeypatch.setattr(launch.kernels.candidates, "SPLIT_BLOCKS", tl.constexpr(1))
+    side_by_side(3, seed=1)
+    with launch.forced("candidates"):
+        assert_equal(ops.mmr.scores(*given_arguments), expected)
 
 
 def test_the_search_for_the_first_pick_widens(backend, monkeypatch):
