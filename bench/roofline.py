@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tokenprune_kernels.backends.triton.configs import parts_of_depth
+
 # Measured with a device-to-device copy, counting bytes read and bytes written.
 BYTES_PER_SECOND = 4.3e12
 # Measured with an 8192 x 8192 x 8192 bfloat16 product of random matrices; the datasheet says 990e12.
@@ -39,9 +41,8 @@ STEP_REDUCTION_CYCLES = 170
 # From one multiprocessor's arrival at a barrier of the whole grid until all go on: an atomic each way. A model.
 BARRIER_MICROSECONDS = 1.1
 L2_BYTES = 50e6
-# Programs of the candidate blocks that are resident on a multiprocessor at once.
-RESIDENT = 2
 CHUNK = 1_024
+SPLIT_BLOCKS = 2
 NORM_ROWS = 16
 # Passes over all keys in which candidates are chosen: the range, the histogram, now and then a finer one, the list.
 CHOICE_PASSES = 4
@@ -51,8 +52,7 @@ CHOICE_STEP_CYCLES = 500
 # Rounds of candidate blocks, as 1 + factor * sqrt(k): counted on photographs, a drifting crop, clusters and noise, of
 # 576 to 6,400 rows, a tenth of them kept, with 256 candidates up to 1,536 rows and 512 above.
 ROUND_FACTORS = {"divprune": 0.42, "mmr": 0.18, "idpruner": 0.18}
-# Rows that the search for the first pick compares with all others, at a time and, on such inputs, in all.
-OUTLIER_ROWS = 64
+# Turns in which the search for the first pick compares its candidates with all rows, on such inputs.
 OUTLIER_ROUNDS = 2
 
 
@@ -129,7 +129,7 @@ def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool
 
 
 def tile_pass_time(
-    units: int, rows: int, depth: int, element_size: int = 2, *, tile: int = 64 * 64, all_rows: int = 0
+    units: int, rows: int, depth: float, element_size: int = 2, *, tile: int = 64 * 64, all_rows: int = 0
 ) -> float:
     """The predicted microseconds of so many units of work side by side, each of which reads ``rows`` rows of x.
 
@@ -159,14 +159,15 @@ def split_pass_time(
 
     Then each part of a tile is a unit of work, and the parts are added up, from the L2 cache.
     """
-    parts = -(-depth // CHUNK) if tiles < MULTIPROCESSORS else 1
     blocks = -(-columns // block)
+    # Taking in more picks than that, candidate blocks do not split.
+    parts = parts_of_depth(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
     time = tile_pass_time(
         tiles * parts,
         blocks * block + columns,
-        depth // parts,
+        depth / parts,
         element_size,
-        tile=block * columns,
+        tile=blocks * block**2,
         all_rows=all_rows,
     )
     return time + (tile_pass_time(tiles, blocks * block, block * parts, 4, tile=0) if parts > 1 else 0.0)

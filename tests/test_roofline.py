@@ -134,6 +134,18 @@ def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
     assert configs.parts_of_depth(1, configs.MOST_PARTS + 1, roofline.MULTIPROCESSORS) == 1
 
 
+def test_depth_is_modelled_to_be_split_where_it_is():
+    kernels = pytest.importorskip(
+        "tokenprune_kernels.backends.triton.kernels", reason="the Triton backend needs triton"
+    )
+    assert kernels.SPLIT_BLOCKS.value == roofline.SPLIT_BLOCKS
+    assert kernels.CHUNK.value == roofline.CHUNK
+    few, many = (roofline.split_pass_time(45, DEPTH, columns=columns) for columns in (128, 129))
+    assert many > 2 * few
+    deep = roofline.CHUNK * (configs.MOST_PARTS + 1)
+    assert roofline.split_pass_time(45, deep) == roofline.tile_pass_time(45, 128, deep)
+
+
 def test_units_beyond_the_multiprocessors_take_another_turn():
     one = roofline.tile_pass_time(1, 128, DEPTH)
     assert roofline.tile_pass_time(roofline.MULTIPROCESSORS, 128, DEPTH) == one

@@ -473,7 +473,7 @@ class _CandidateBlocks(_Selection):
         tiles |= {"CANDIDATE_N": self.candidates}
         rows = {"x": x, "reciprocal_norm": self.reciprocal_norm, "keys": self.keys, "chosen": self.chosen}
         sizes |= {"k": k}
-        room = self.room if CANDIDATE_ROOM is None else CANDIDATE_ROOM
+        room = self.room if CANDIDATE_ROOM is None else min(self.room, CANDIDATE_ROOM)
         if self.method == "divprune":
             _run(
                 kernels.outlier_kernel,

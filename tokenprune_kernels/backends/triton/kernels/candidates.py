@@ -127,7 +127,7 @@ def _compare(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A tile of the candidates' similarities, and its transpose; whether this program is the one that wrote them."""
+    """A tile of the candidates' similarities, and its transpose; whether this program is the one that speaks for it."""
     tile_i, tile_j = triangle_tile(tile)
     complete = part == 0
     if tile_j * BLOCK_N < candidates:
@@ -350,6 +350,7 @@ def candidate_kernel(
                 plan, number, first_segment, count, k, VARLEN
             )
             of_segment = state + number * STATE_COLUMNS
+            # Parts of a tile beyond the candidates are not waited for: they may read this as it changes, to no effect.
             if tl.load(of_segment + PICKS) < kept:
                 last = _compare(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,

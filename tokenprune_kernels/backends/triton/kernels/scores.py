@@ -7,6 +7,7 @@ SCALE_BLOCK_N = tl.constexpr(1024)
 """Rows whose importance is scaled at a time."""
 
 _LANES = tl.constexpr(32)  # of a warp
+_LOWEST = tl.constexpr(-3.4028234663852886e38)
 _WORD = tl.constexpr(4)  # rows that a lane loads at once
 
 # Keys beside those of scores: a row that cannot be picked (any more), a non-finite one, one not bounded yet.
@@ -35,8 +36,10 @@ def score_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: 
     """The scores of rows, ``[BLOCK_N]``, from their largest similarity to a selected row."""
     if METHOD == "divprune":
         return 1.0 - maximum
-    # Bounded, because no redundancy at all, times the -inf of a non-finite row, would be NaN.
-    return relevance_weight * relevance - redundancy_weight * tl.maximum(maximum, -1.0)
+    # Bounded, because no redundancy at all, times the -inf of a non-finite row, is NaN; and behind the products, or
+    # ptxas 12.8 fuses them with the difference on sm_100, in spite of their roundings.
+    redundancy = tl.maximum(redundancy_weight * maximum, -redundancy_weight)
+    return tl.maximum(relevance_weight * relevance, _LOWEST) - redundancy
 
 
 @triton.jit
