@@ -166,15 +166,15 @@ def test_candidate_blocks_win_from_the_threshold_on(monkeypatch):
 
 @only_triton
 def test_many_segments_have_fewer_candidates_each(backend, monkeypatch):
-    chosen = []
+    rooms = []
     run = launch._run
-    monkeypatch.setattr(launch, "_run", lambda *a, **o: (chosen.append(a[4].get("CANDIDATE_N")), run(*a, **o)))
+    monkeypatch.setattr(launch, "_run", lambda *a, **o: (rooms.append(a[3].get("room")), run(*a, **o)))
     x, sums = gaussian_tokens(12, 8), (prefix_sums(5, 7), prefix_sums(2, 3))
     with launch.forced("candidates"):
         expected = ops.divprune_varlen(x, *sums, 5, 7)
         monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 2 * 4 * 128**2)
         assert torch.equal(ops.divprune_varlen(x, *sums, 5, 7), expected)
-    assert [candidates for candidates in chosen if candidates] == [256, 128]
+    assert [room for room in rooms if room] == [256, 256, 128, 128]  # of the search for the first pick, and behind it
 
 
 @only_triton

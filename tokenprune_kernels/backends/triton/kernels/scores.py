@@ -38,7 +38,7 @@ def score_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: 
         return 1.0 - maximum
     # Bounded, because no redundancy at all, times the -inf of a non-finite row, is NaN; and behind the products, or
     # ptxas 12.8 fuses them with the difference on sm_100, in spite of their roundings.
-    redundancy = tl.maximum(redundancy_weight * maximum, -redundancy_weight)
+    redundancy = tl.where(maximum > -1.0, redundancy_weight * maximum, -redundancy_weight)
     return tl.maximum(relevance_weight * relevance, _LOWEST) - redundancy
 
 
