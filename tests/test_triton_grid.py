@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.parametrize("backend", [pytest.param(("triton", "cpu"), id="triton")], indirect=True),
 ]
 
-MOST_TURNS = 5_000
+MOST_TURNS = 2_000
 # How often another program has its turn after one of these.
 SHARES = {"create_atomic_rmw": 1.0, "create_masked_store": 0.2}
 
