@@ -43,7 +43,6 @@ BARRIER_MICROSECONDS = 1.1
 L2_BYTES = 50e6
 CHUNK = 1_024
 SPLIT_BLOCKS = 2
-NORM_ROWS = 16
 # Passes over all keys in which candidates are chosen: the range, the histogram, now and then a finer one, the list.
 CHOICE_PASSES = 4
 CHOICE_ROWS = 1_024
@@ -115,15 +114,19 @@ def candidate_bound(
 
     x is read for the norms and for one round at least, while every row is compared with every pick.
     """
-    rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+    rate = _operations_per_second(element_size)
     read = 1e6 * 2 * sum(counts) * depth * element_size / BYTES_PER_SECOND
     compared = 1e6 * sum(candidate_operations(count, k, depth) for count, k in zip(counts, kept, strict=True)) / rate
     return max(read, compared) + greedy_bound([candidates] * len(counts), kept) + launch_time()
 
 
+def _operations_per_second(element_size: int) -> float:
+    return FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+
+
 def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool) -> tuple[float, float]:
     """The microseconds of a similarity pass's bytes, and of its operations."""
-    rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+    rate = _operations_per_second(element_size)
     operations = similarity_operations(count, depth, symmetric=symmetric)
     return 1e6 * similarity_bytes(count, depth, element_size) / BYTES_PER_SECOND, 1e6 * operations / rate
 
@@ -143,7 +146,7 @@ def tile_pass_time(
     """
     each = -(-units // MULTIPROCESSORS)
     bytes_each = each * rows * depth * element_size
-    rate = FLOAT32_OPERATIONS_PER_SECOND if element_size == 4 else TENSOR_CORE_OPERATIONS_PER_SECOND
+    rate = _operations_per_second(element_size)
     products = 1e6 * each * 2 * tile * depth / (rate / MULTIPROCESSORS)
     from_memory = 1e6 * all_rows * depth * element_size / BYTES_PER_SECOND
     if all_rows * depth * element_size <= L2_BYTES:

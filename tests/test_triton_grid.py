@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inputs import ALL_METHODS, gaussian_tokens, generator, ops, random_weight
+from tests.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
+from tests.test_triton_forms import assert_equal, given
 from tests.test_varlen import prefix_sums, varlen_arguments
 
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
@@ -152,26 +153,12 @@ def side_by_side(monkeypatch, inside_tensors):
     return set_programs
 
 
-def given(kind, count):
-    x, weight = gaussian_tokens(count, 8), random_weight(count)
-    if kind == "duplicates":
-        x = x[torch.randint(count // 4, (count,), generator=generator(1))]
-    if kind == "some non-finite":
-        x[::3], weight[4] = torch.nan, torch.inf
-    return x, weight
-
-
-def assert_equal(result, expected):
-    for mine, theirs in zip(result, expected, strict=True):
-        assert torch.equal(mine, theirs)
-
-
 @pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("kind", ["gaussian", "duplicates", "some non-finite"])
 @pytest.mark.parametrize(("programs", "parts"), [(2, 1), (4, 2)])
 def test_programs_take_turns(backend, side_by_side, monkeypatch, method, kind, programs, parts):
     x, weight = given(kind, 140)
-    x = torch.cat([x, torch.ones(140, 1_024)], dim=-1) if parts > 1 and method != "dpp" else x
+    x = torch.cat([x, x.new_ones(140, 1_024)], dim=-1) if parts > 1 and method != "dpp" else x
     given_arguments = varlen_arguments(method, x, weight, prefix_sums(70, 0, 70), prefix_sums(6, 0, 4), 10, 100)
     monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
     with launch.forced("candidates"):

@@ -36,8 +36,7 @@ def set_workspace_limit(size: int) -> int:
     A batch that needs more is worked through in slices, of one item at least. An item or a ragged batch that needs more
     is selected from by candidate blocks, whose memory is linear in the number of rows. The picks are the same, to the
     bit. Partial sums, where there are too few tiles for the chip, are not counted; they take at most half a MiB a
-    multiprocessor. At first
-    the limit is 1 GiB, or what the environment variable ``TOKENPRUNE_WORKSPACE_LIMIT`` says.
+    multiprocessor. At first the limit is 1 GiB, or what the environment variable ``TOKENPRUNE_WORKSPACE_LIMIT`` says.
 
     Args:
         size: in bytes, at least 1.

@@ -497,11 +497,9 @@ class _CandidateBlocks(_Selection):
         row_units = segments * triton.cdiv(self.longest, self.block_n)
         tile_units = segments * (gram_blocks * (gram_blocks + 1) // 2)
         row_parts, tile_parts = (self.tokens.parts(units) for units in (row_units, tile_units))
-        tickets = max(row_units if row_parts > 1 else 0, tile_units if tile_parts > 1 else 0)
-        partials = max(
-            row_units * row_parts * kernels.SPLIT_BLOCKS.value if row_parts > 1 else 0,
-            tile_units * tile_parts if tile_parts > 1 else 0,
-        )
+        split_rows, split_tiles = row_units if row_parts > 1 else 0, tile_units if tile_parts > 1 else 0
+        tickets = max(split_rows, split_tiles)
+        partials = max(split_rows * row_parts * kernels.SPLIT_BLOCKS.value, split_tiles * tile_parts)
         _run(
             kernels.candidate_kernel,
             programs,
