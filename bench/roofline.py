@@ -186,9 +186,7 @@ def materialised_stages(count: int, k: int, depth: int, element_size: int = 2, *
     block = 128 if count > 1_536 and element_size == 2 else 64
     blocks = -(-count // block)
     tiles = items * (blocks * (blocks + 1) // 2)
-    pass_time = split_pass_time(
-        tiles, depth, element_size, block=block, columns=block, all_rows=items * count if items > 1 else 0
-    )
+    pass_time = split_pass_time(tiles, depth, element_size, block=block, columns=block, all_rows=items * count)
     written = 1e6 * 4 * items * count**2 / BYTES_PER_SECOND
     return {
         "row norms": norms_time(items * count, depth, element_size) + LAUNCH_MICROSECONDS,
