@@ -54,7 +54,13 @@ def test_ties_go_to_the_lowest_index(method, dtype):
 @pytest.mark.parametrize("tokens", [lambda: clustered_tokens(90, 40, clusters=9), with_broken_rows])
 @pytest.mark.parametrize(
     "sizes",
-    [PLAIN, (7, 2, 3, 16, 33), (33, 20, 32, 33, 20), (100, 60, 90, 33, 20), (1000, 64, 1000, 1000, 1000)],
+    [
+        PLAIN,
+        (7, 2, 3, 16, 33, 1),
+        (33, 20, 32, 33, 20, 3),
+        (100, 60, 90, 33, 20, 1000),
+        (1000, 64, 1000, 1000, 1000, 1),
+    ],
     ids=str,
 )
 def test_every_block_size_gives_the_same_bits(sizes, tokens, dtype):

@@ -23,19 +23,22 @@ pytestmark = pytest.mark.kernel
 
 COUNT = 150
 # Rows of the front, picks they take in at a time, candidates, rows of an outlier block, rows compared with survivors at
-# a time. A front of one row is the plain loop.
-PLAIN = (1, 64, 1, COUNT, COUNT)
+# a time, picks that a row lacks when its signature is asked. A front of one row is the plain loop.
+NEVER = 10 * COUNT
+PLAIN = (1, 64, 1, COUNT, COUNT, NEVER)
 SIZES = [
     PLAIN,
-    (1, 1, 1, 1, 1),
-    (2, 3, 1, 7, 8),
-    (2, 16, 2, 2, 100),
-    (7, 2, 3, 16, 33),
-    (33, 8, 32, 33, 20),
-    (64, 64, 17, 149, 1),
-    (COUNT, 1, 1, COUNT - 1, COUNT),
-    (COUNT, 64, COUNT, 150, 7),
-    (10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT),
+    (1, 1, 1, 1, 1, NEVER),
+    (1, 1, 1, 1, 1, 1),
+    (2, 3, 1, 7, 8, 2),
+    (2, 16, 2, 2, 100, NEVER),
+    (7, 2, 3, 16, 33, 5),
+    (33, 8, 32, 33, 20, NEVER),
+    (33, 8, 32, 33, 20, 1),
+    (64, 64, 17, 149, 1, 20),
+    (COUNT, 1, 1, COUNT - 1, COUNT, 1),
+    (COUNT, 64, COUNT, 150, 7, NEVER),
+    (10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 1),
 ]
 
 
@@ -46,7 +49,7 @@ def block_sizes(*sizes):
     try:
         yield
     finally:
-        force(0, 0, 0, 0, 0)
+        force(0, 0, 0, 0, 0, 0)
 
 
 def few_distinct_rows():
@@ -102,7 +105,7 @@ def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0, 0, 0)], ids=str)
+@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0, 0, 0, 0)], ids=str)
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_size_matches_the_oracle(method, sizes):
     with block_sizes(*sizes):
@@ -120,7 +123,8 @@ def test_every_size_matches_the_oracle(method, sizes):
 def test_sizes_and_threads_in_full_size(threads, method, tokens):
     x, weight = tokens(1_400, 64), random_weight(1_400)
     results = []
-    for count, sizes in itertools.product((1, 2, 5), [(1, 64, 1, 1_400, 1_400), (0, 0, 0, 0, 0)]):
+    each = [(1, 64, 1, 1_400, 1_400, 1_400), (0, 0, 0, 0, 0, 1_400), (0, 0, 0, 0, 0, 1)]
+    for count, sizes in itertools.product((1, 2, 5), each):
         threads(count)
         with block_sizes(*sizes):
             results.append(scored(method, x, weight, 300))
@@ -136,5 +140,5 @@ def test_survivors_meet_the_last_row_that_cannot_be_the_first_pick(buried):
     near, far = 0.6 * e[3] + 0.8 * e[4], -0.2 * e[3] + 0.96**0.5 * e[4]
     # The first row is the top outlier. Only the last one, dead by then, shows that the sixth is not.
     x = torch.stack([e[0], opposite, opposite, aside, aside, e[3], far, near])
-    with block_sizes(0, 0, 0, 8, buried):
+    with block_sizes(0, 0, 0, 8, buried, 0):
         assert ops.divprune(x, 1).tolist() == [0]

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 
 #include "isa.h"
+#include "rows.h"
 #include "similarity.h"
 
 namespace tokenprune::cpu {
@@ -15,24 +17,37 @@ struct BlockSizes {
   std::int64_t candidates;  // those of them that are picked from
   std::int64_t outliers;    // rows of the first pick
   std::int64_t buried;      // rows that cannot be the first pick, with which those that may are compared at a time
+  std::int64_t lacking;     // picks that a row lacks at least where its signature is asked which of them may be like it
 };
 
-// Set by tests: sizes above 0 are taken instead.
-inline std::atomic<std::int64_t> forced_block_sizes[5]{};
+constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 
-inline BlockSizes block_sizes(std::int64_t count) {
-  const bool small = count < 1024;
-  // Measured on an AVX-512 BF16 processor, where a round costs little beside its products. With 32 rows of the first
-  // pick, clusters take a twelfth less of the whole, noise as much more.
-  BlockSizes sizes = small ? BlockSizes{128, 16, 32, 64, 512} : BlockSizes{256, 16, 64, 64, 512};
+// Set by tests: sizes above 0 are taken instead.
+inline std::atomic<std::int64_t> forced_block_sizes[6]{};
+
+template <class T>
+BlockSizes block_sizes(const Rows<T>& rows) {
+  const bool small = rows.count < 2048;
+  // Measured on an AVX-512 BF16 processor, where a round costs little beside its products.
+  BlockSizes sizes = small ? BlockSizes{96, 16, 32, 64, 512, 16} : BlockSizes{256, 16, 64, 64, 512, 16};
   // Not measured: with tiles, products are so fast that fewer rounds should pay for more of them, and copying a row for
-  // a few of them would take longer than they do.
-  if (current_isa() == Isa::amx) sizes = small ? BlockSizes{256, 64, 64, 64, 512} : BlockSizes{512, 64, 128, 64, 512};
-  std::int64_t* const each[] = {&sizes.front, &sizes.part, &sizes.candidates, &sizes.outliers, &sizes.buried};
-  for (int i = 0; i < 5; ++i)
+  // a few of them, or asking its signature, would take longer than they do.
+  if (current_isa() == Isa::amx)
+    sizes = small ? BlockSizes{256, 64, 64, 64, 512, kNever} : BlockSizes{512, 64, 128, 64, 512, kNever};
+  // Shorter rows are compared about as fast as signatures.
+  if (rows.depth < 1536) sizes.lacking = kNever;
+  std::int64_t* const each[] = {&sizes.front,    &sizes.part,   &sizes.candidates,
+                                &sizes.outliers, &sizes.buried, &sizes.lacking};
+  for (int i = 0; i < 6; ++i)
     if (const std::int64_t forced = forced_block_sizes[i]; forced > 0) *each[i] = forced;
   sizes.part = std::min(sizes.part, kTileColumns);
   return sizes;
+}
+
+// Whether signatures are worth making for a selection in which a row may lack so many picks.
+template <class T>
+bool looks_ahead(const Rows<T>& rows, std::int64_t picks) {
+  return rows.count > 2 && block_sizes(rows).lacking < picks;
 }
 
 }  // namespace tokenprune::cpu

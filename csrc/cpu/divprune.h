@@ -12,17 +12,15 @@ struct DivPrune : RunningMaximum {
 
   template <class T, class Parallel>
   Key first_pick(Item<T>& item, Parallel& parallel) const {
-    // Neighbours in a picture or a video are often alike. A dot product by another sum than that of tiles may bound,
-    // but must not decide.
-    const float margin = item.products.one_order ? 0.0f : 2e-5f;
+    // Neighbours in a picture or a video are often alike.
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
-      const float value = item.similarity_of(i, i + 1, next_row_dot[i]) - margin;
+      const float value = item.similarity_at_least(i, i + 1, next_row_dot[i]);
       item.running_maximum[i] = std::max(item.running_maximum[i], value);
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }
     const auto score_of = [](std::int64_t, float nearest) { return distance(nearest); };
-    return OutlierSearch(item, score_of, block_sizes(item.rows.count), parallel.threads()).run(parallel);
+    return OutlierSearch(item, score_of, block_sizes(item.rows), parallel.threads()).run(parallel);
   }
   const float* dot_products_with(std::int64_t) const { return nullptr; }
   template <class T>
@@ -36,7 +34,7 @@ template <class T, class Parallel>
 void divprune(const Rows<T>& rows, const Picks& picks, Parallel& parallel) {
   DivPrune policy;
   const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : -1; };
-  Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot);
+  Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot, looks_ahead(rows, rows.count));
   greedy(item, policy, picks, parallel);
 }
 

@@ -31,6 +31,9 @@ struct Lanes {
     _mm256_store_ps(p, low);
     _mm256_store_ps(p + 8, high);
   }
+  TOKENPRUNE_TARGET __attribute__((always_inline)) inline std::uint16_t signs() const {
+    return static_cast<std::uint16_t>(_mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8);
+  }
 };
 
 template <class T>

@@ -31,6 +31,11 @@ struct Lanes {
     }
   }
   void store(float* p) const { std::copy_n(value, kLanes, p); }
+  std::uint16_t signs() const {
+    std::uint16_t bits = 0;
+    for (std::int64_t i = 0; i < kLanes; ++i) bits |= static_cast<std::uint16_t>(std::signbit(value[i]) << i);
+    return bits;
+  }
 };
 
 template <class T>

@@ -49,6 +49,8 @@ struct ScaledRelevance {
 // order of the picks. Whether picks come one by one, in blocks, or among the candidates, the bits are the same.
 class Dpp {
  public:
+  static constexpr bool kAnyOrder = false;
+
   Dpp(const ScaledRelevance& relevance, std::int64_t k, const FirstPickGuess& guess)
       : relevance_(relevance),
         guess_(guess),
@@ -157,7 +159,7 @@ class Dpp {
 template <class T, class Parallel>
 void dpp(const Rows<T>& rows, const float* relevance, const Picks& picks, Parallel& parallel) {
   FirstPickGuess guess(relevance, rows.count);
-  Item<T> item = prepare(rows, relevance, guess, parallel);
+  Item<T> item = prepare(rows, relevance, guess, parallel, /*with_signatures=*/false);
   const ScaledRelevance scaled(relevance, item);
   Dpp policy(scaled, picks.k, guess);
   greedy(item, policy, picks, parallel);

@@ -21,8 +21,9 @@ struct FirstPickGuess {
 
 // An item prepared for a selection that begins with the largest weight: the importance or the relevance of its rows.
 template <class T, class Parallel>
-Item<T> prepare(const Rows<T>& rows, const float* weight, FirstPickGuess& guess, Parallel& parallel) {
-  return prepare(rows, weight, parallel, [&](std::int64_t) { return guess.row; }, guess.dot);
+Item<T> prepare(const Rows<T>& rows, const float* weight, FirstPickGuess& guess, Parallel& parallel,
+                bool with_signatures) {
+  return prepare(rows, weight, parallel, [&](std::int64_t) { return guess.row; }, guess.dot, with_signatures);
 }
 
 }  // namespace tokenprune::cpu

@@ -6,6 +6,8 @@
 // rows with the best bounds, brings each up to date unless it falls behind all others first, and works on the best of
 // the rest alone, the candidates: while the best of them beats every bound outside, it is the next pick, and only the
 // similarities among them are needed to know the one after.
+//
+// One pick that is like a row is enough to show that it falls behind. Signatures tell which picks these may be.
 #pragma once
 
 #include "../common/order.h"
@@ -86,12 +88,19 @@ class Greedy {
     pick(first);
     if (picks_.complete()) return;
     policy_.start(item_, first);
-    selected_.append({first.index}, parallel);
+    append({first.index}, parallel);
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
       if (item_.state[i] == RowState::candidate) others.push_back(i);
     take_in_first(others, parallel);
     for (const std::int64_t i : others) bounds_.push_back(key(i));
+  }
+
+  template <class Parallel>
+  void append(const std::vector<std::int64_t>& new_picks, Parallel& parallel) {
+    selected_.append(new_picks, parallel);
+    if (item_.signature.empty()) return;
+    for (const std::int64_t i : new_picks) signatures_.push_back(item_.signature[i]);
   }
 
   template <class Parallel>
@@ -121,13 +130,42 @@ class Greedy {
         });
   }
 
+  std::int64_t lacks(std::int64_t i) const { return selected_.size() - taken_in_[i]; }
+
+  // Of `behind`, rows that lack many picks take in the two of these that are most like them by signature. Mostly that
+  // shows already that they do not beat `outside`; then they are left out.
+  template <class Parallel>
+  void look_ahead(std::vector<std::int64_t>& behind, Key outside, Parallel& parallel) {
+    if (item_.signature.empty() || outside.index == kNoKey.index) return;
+    const std::int64_t least = std::max<std::int64_t>(sizes_.lacking, 2);
+    const auto others = std::partition(behind.begin(), behind.end(), [&](std::int64_t i) { return lacks(i) >= least; });
+    const auto end = behind.begin() + trust_.tries(others - behind.begin());
+    parallel(end - behind.begin(), grain(2 * kFetch * item_.rows.depth),
+             [&](std::int64_t first, std::int64_t last, int) {
+               for (std::int64_t number = first; number < last; ++number) {
+                 const std::int64_t i = behind[number], known = taken_in_[i];
+                 for (const std::int64_t position :
+                      most_alike_(item_.signature[i], signatures_.data() + known, lacks(i), kNobody)) {
+                   const std::int64_t pick = selected_.row(known + position);
+                   const float value = item_.similarity_at_least(i, pick, item_.dot_of_row(i, pick));
+                   policy_.take_in(item_, i, &value, known + position, 1);
+                   if (!beats(key(i), outside)) break;
+                 }
+               }
+             });
+    const auto left = std::partition(behind.begin(), end, [&](std::int64_t i) { return beats(key(i), outside); });
+    trust_.add(end - behind.begin(), end - left);
+    behind.erase(left, end);
+  }
+
   // Brings the rows of the front up to date, as long as they may beat `outside`, and moves those that still may to its
   // start; the end of these.
   template <class Parallel>
   Bound bring_up_to_date(Bound end, Key outside, Parallel& parallel) {
     std::vector<std::int64_t> behind;
     for (Bound bound = bounds_.begin(); bound != end; ++bound)
-      if (taken_in_[bound->index] < selected_.size()) behind.push_back(bound->index);
+      if (lacks(bound->index) > 0) behind.push_back(bound->index);
+    if constexpr (Policy::kAnyOrder) look_ahead(behind, outside, parallel);
     std::sort(behind.begin(), behind.end(), [&](std::int64_t i, std::int64_t j) {
       return taken_in_[i] != taken_in_[j] ? taken_in_[i] < taken_in_[j] : i < j;
     });
@@ -164,7 +202,7 @@ class Greedy {
       if (best == end) break;
     }
     policy_.close(rows);
-    selected_.append(new_picks, parallel);
+    append(new_picks, parallel);
     for (const std::int64_t i : rows) taken_in_[i] = selected_.size();
     bounds_.erase(
         std::remove_if(bounds_.begin(), end, [&](Key bound) { return item_.state[bound.index] == RowState::selected; }),
@@ -190,11 +228,14 @@ class Greedy {
   std::vector<float> matrix_;           // similarities among the candidates
   std::vector<std::int64_t> taken_in_;  // how many picks a row has taken in
   std::vector<Key> bounds_;             // of the finite rows that are not selected
+  std::vector<Signature> signatures_;   // of the picks, where rows have one
+  const MostAlike most_alike_ = most_alike();
+  Trust trust_;
 };
 
 template <class T, class Policy, class Parallel>
 void greedy(Item<T>& item, Policy& policy, const Picks& picks, Parallel& parallel) {
-  Greedy<T, Policy>(item, policy, picks, block_sizes(item.rows.count), parallel.threads()).run(parallel);
+  Greedy<T, Policy>(item, policy, picks, block_sizes(item.rows), parallel.threads()).run(parallel);
 }
 
 }  // namespace tokenprune::cpu

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -18,6 +19,9 @@ namespace tokenprune::cpu {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 enum class RowState : std::uint8_t { candidate, non_finite, selected };
+
+// More than the similarities by products.of_row and by products.of_tile may differ.
+constexpr float kOrderMargin = 2e-5f;
 
 // What fetching an element from memory takes, in multiplications and additions of elements that are at hand.
 constexpr std::int64_t kFetch = 8;
@@ -35,6 +39,7 @@ struct Item {
   std::vector<float> reciprocal_norm = std::vector<float>(rows.count);
   std::vector<RowState> state = std::vector<RowState>(rows.count);
   std::vector<std::uint8_t> suits_tiles = std::vector<std::uint8_t>(products.suits_tiles ? rows.count : 0);
+  std::vector<Signature> signature;  // empty where nothing looks ahead
   // Of each row, the largest similarity to a selected one; before the first pick, to any other row known so far.
   std::vector<float> running_maximum = std::vector<float>(rows.count, -kInfinity);
 
@@ -50,6 +55,12 @@ struct Item {
     return dot;
   }
 
+  // The similarity of two rows, given their product by products.of_row; slightly less where that is not what
+  // products.of_tile says, so that it may bound, but not decide.
+  float similarity_at_least(std::int64_t i, std::int64_t j, float dot) const {
+    return similarity_of(i, j, dot) - (products.one_order ? 0.0f : kOrderMargin);
+  }
+
   // The dot product of two rows, given what products.of_tile says.
   float dot_of(std::int64_t i, std::int64_t j, float of_tile) const {
     if (suits_tiles.empty() || (suits_tiles[i] && suits_tiles[j])) return of_tile;
@@ -59,11 +70,12 @@ struct Item {
 
 // Norms and row states. `weight` is the importance or relevance of each row, null where the method has none. The same
 // pass over the rows leaves the dot product of each row i with row companion(i), by products.of_row, in
-// companion_dot[i], where there is one (it is not negative).
+// companion_dot[i], where there is one (it is not negative), and signatures, where they are wanted.
 template <class T, class Parallel, class Companion>
 Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, const Companion& companion,
-                std::vector<float>& companion_dot) {
+                std::vector<float>& companion_dot, bool with_signatures) {
   Item<T> item{rows};
+  item.signature.resize(with_signatures ? rows.count : 0);
   companion_dot.resize(rows.count);
   parallel(rows.count, grain(kFetch * rows.depth), [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -76,6 +88,7 @@ Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, co
       const bool finite = std::isfinite(dots[0]) && (weight == nullptr || std::isfinite(weight[i]));
       item.state[i] = finite ? RowState::candidate : RowState::non_finite;
       item.reciprocal_norm[i] = finite ? reciprocal_norm(dots[0]) : 0.0f;
+      if (with_signatures) item.signature[i] = item.products.signature(rows.row(i), rows.depth);
       if (!item.suits_tiles.empty() && finite)
         item.suits_tiles[i] = item.products.suits_tiles(rows.row(i), rows.depth, dots[0]);
     }

@@ -33,10 +33,16 @@ struct Mmr : RunningMaximum {
   }
 };
 
+// Relevance settles the most of an order, so that few rows lack many picks. Measured, signatures pay where it does not.
+template <class T>
+bool looks_ahead(const Rows<T>& rows, const Picks& picks, double lam) {
+  return lam <= 0.25 && picks.k >= 128 && looks_ahead(rows, picks.k);
+}
+
 template <class T, class Parallel>
 void mmr(const Rows<T>& rows, const float* relevance, double lam, const Picks& picks, Parallel& parallel) {
   FirstPickGuess guess(relevance, rows.count);
-  Item<T> item = prepare(rows, relevance, guess, parallel);
+  Item<T> item = prepare(rows, relevance, guess, parallel, looks_ahead(rows, picks, lam));
   Mmr policy(relevance, lam, guess);
   greedy(item, policy, picks, parallel);
 }

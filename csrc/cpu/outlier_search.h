@@ -5,7 +5,8 @@
 // bound beats the best score known. The rows with the best bounds are compared with the others alive, a block at a
 // time, which tightens the bounds of both sides; those of the block that survive are compared with all the rest too,
 // which makes their scores exact. No two rows are compared twice, so at worst this is one symmetric pass over all
-// pairs.
+// pairs. Rows alive are compared beforehand with the two others that are most like them by signature, as long as that
+// spares enough of them the rest.
 #pragma once
 
 #include "../common/order.h"
@@ -19,14 +20,16 @@ class OutlierSearch {
  public:
   // item.running_maximum holds lower bounds of the finite rows; score(i, nearest) is the score of a row.
   OutlierSearch(Item<T>& item, const Score& score, BlockSizes sizes, int threads)
-      : score_(score),
+      : item_(item),
+        score_(score),
         bound_(item.running_maximum),
         block_(item, sizes.outliers, threads),
         survivors_(item, sizes.outliers, threads),
-        block_size_(std::max<std::int64_t>(1, block_.capacity() / 8)),
+        block_size_(std::max<std::int64_t>(1, block_.capacity() / (item.signature.empty() ? 8 : 16))),
         buried_size_(sizes.buried),
         matrix_(block_.capacity() * block_.capacity()),
-        nearest_(threads * block_.capacity()) {
+        nearest_(threads * block_.capacity()),
+        tried_(item.signature.size()) {
     for (std::int64_t i = 0; i < item.rows.count; ++i)
       if (item.state[i] == RowState::candidate) alive_.push_back(i);
   }
@@ -40,6 +43,7 @@ class OutlierSearch {
       compare(alive_, block_, parallel);
       for (const std::int64_t i : compare_with_dead(parallel)) best_ = std::min(best_, key(i), comes_before);
       bury();
+      look_ahead(parallel);
     }
     return best_;
   }
@@ -47,6 +51,40 @@ class OutlierSearch {
  private:
   Key key(std::int64_t i) const { return {score_(i, bound_[i]), i}; }
   bool is_alive(std::int64_t i) const { return best_.index == kNoKey.index || comes_before(key(i), best_); }
+
+  // Compares the rows alive with the two others that are most like them by signature, while that shows of enough of
+  // them that they are not the top outlier. Where none is left to try, the next block is larger.
+  template <class Parallel>
+  void look_ahead(Parallel& parallel) {
+    bool tried_any = false;
+    while (const std::int64_t tries = rows_to_try()) {
+      parallel(tries, grain(4 * item_.rows.count + 2 * kFetch * item_.rows.depth),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 for (std::int64_t number = begin; number < end; ++number) try_row(alive_[number]);
+               });
+      const std::int64_t before = alive_.size();
+      bury();
+      trust_.add(tries, before - alive_.size());
+      tried_any = true;
+    }
+    if (!tried_any) block_size_ = std::min(2 * block_size_, block_.capacity());
+  }
+
+  // Moves rows alive that have not been tried to the front; how many of them to try.
+  std::int64_t rows_to_try() {
+    if (item_.signature.empty()) return 0;
+    const auto tried = std::stable_partition(alive_.begin(), alive_.end(), [&](std::int64_t i) { return !tried_[i]; });
+    return trust_.tries(tried - alive_.begin());
+  }
+
+  void try_row(std::int64_t i) {
+    tried_[i] = true;
+    for (const std::int64_t other : most_alike_(item_.signature[i], item_.signature.data(), item_.rows.count, i)) {
+      if (item_.state[other] != RowState::candidate) continue;
+      raise(bound_[i], item_.similarity_at_least(i, other, item_.dot_of_row(i, other)));
+      if (!is_alive(i)) return;
+    }
+  }
 
   // Moves the rows with the best bounds into the block.
   template <class Parallel>
@@ -57,7 +95,6 @@ class OutlierSearch {
     std::nth_element(keys.begin(), last, keys.end(), comes_before);
     const auto end = std::stable_partition(alive_.begin(), alive_.end(),
                                            [&](std::int64_t i) { return !comes_before(*last, key(i)); });
-    block_size_ = std::min(2 * block_size_, block_.capacity());
     block_.clear();
     block_.append({alive_.begin(), end}, parallel);
     alive_.erase(alive_.begin(), end);
@@ -123,6 +160,7 @@ class OutlierSearch {
 
   static void raise(float& maximum, float value) { maximum = std::max(maximum, value); }
 
+  const Item<T>& item_;
   const Score& score_;
   std::vector<float>& bound_;
   Block<T> block_;
@@ -134,6 +172,9 @@ class OutlierSearch {
   std::vector<float> nearest_;       // of the block's rows, by thread
   std::vector<std::int64_t> alive_;  // rows that have not been in a block and may be the top outlier
   std::vector<std::int64_t> dead_;   // rows that have not been in a block and are not
+  std::vector<std::uint8_t> tried_;  // whether a row's signature has been looked at
+  const MostAlike most_alike_ = most_alike();
+  Trust trust_;
   Key best_ = kNoKey;
 };
 

@@ -6,6 +6,9 @@
 namespace tokenprune::cpu {
 
 struct RunningMaximum {
+  // A row may take picks in whatever their order, and more than once.
+  static constexpr bool kAnyOrder = true;
+
   template <class T>
   void start(Item<T>& item, Key) {
     std::fill(item.running_maximum.begin(), item.running_maximum.end(), -kInfinity);

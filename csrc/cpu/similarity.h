@@ -11,6 +11,7 @@
 
 #include "elements.h"
 #include "panel.h"
+#include "signature.h"
 
 namespace tokenprune::cpu {
 
@@ -30,8 +31,9 @@ struct DotProducts {
                   float* scratch, float* out, std::int64_t stride_out);
   // Rows number first, first + 1, ... of the panel, all of one group, become copies of `rows`.
   void (*pack)(const T* const* rows, std::int64_t count, Panel& panel, std::int64_t first);
-  // Rows of a tile that leave no remainder.
-  std::int64_t tile_rows = kTileRows;
+  Signature (*signature)(const T* row, std::int64_t depth);
+  // Rows that are multiplied together, and as many as a tile has without a remainder.
+  std::int64_t block_rows, tile_rows;
   std::int64_t panel_element_bytes = sizeof(T);
   // Whether of_row and of_tile add in the same order. Otherwise of_row is close to of_tile, no more.
   bool one_order = true;
