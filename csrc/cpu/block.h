@@ -46,7 +46,7 @@ class Block {
   void similarities(const std::vector<std::int64_t>& others, const FirstOf& first_of, std::int64_t part,
                     Parallel& parallel, const Visit& visit) {
     if (others.empty()) return;
-    const std::int64_t tile_rows = rows_of_tile(others.size(), parallel.threads());
+    const std::int64_t tile_rows = item_.products.tile_rows;
     const std::int64_t tiles = (others.size() + tile_rows - 1) / tile_rows;
     const std::int64_t multiply_adds = tile_rows * (size() - first_of(others[0])) * item_.rows.depth;
     parallel(tiles, grain(multiply_adds), [&](std::int64_t begin, std::int64_t end, int thread) {
@@ -70,7 +70,7 @@ class Block {
   // matrix[a * capacity + b] = similarity of the block's rows a and b.
   template <class Parallel>
   void gram(float* matrix, Parallel& parallel) {
-    const std::int64_t strip_rows = item_.products.block_rows;
+    const std::int64_t strip_rows = std::min(item_.products.tile_rows, kPanelGroup);
     const std::int64_t strips = (size() + strip_rows - 1) / strip_rows;
     parallel(strips, grain(strip_rows * size() / 2 * item_.rows.depth),
              [&](std::int64_t begin, std::int64_t end, int thread) {
@@ -89,14 +89,6 @@ class Block {
   }
 
  private:
-  // Fewer than products.tile_rows where some threads would have nothing to do, or much less than others.
-  std::int64_t rows_of_tile(std::int64_t count, std::int64_t threads) const {
-    if (threads == 1) return item_.products.tile_rows;
-    constexpr std::int64_t kTilesOfThread = 3;
-    const std::int64_t blocks = count / (kTilesOfThread * threads * item_.products.block_rows);
-    return std::clamp(blocks * item_.products.block_rows, item_.products.block_rows, item_.products.tile_rows);
-  }
-
   // body(first, count) for the rows from number `first` on, up to the next multiple of `part` at a time, while it
   // returns true.
   template <class Body>

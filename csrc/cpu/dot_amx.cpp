@@ -255,7 +255,6 @@ template <class T>
 DotProducts<T> with_tiles(DotProducts<T> products) {
   products.of_tile = of_tile<T>;
   products.pack = pack<T>;
-  products.block_rows = kEdge;
   products.tile_rows = kTileRows;
   products.panel_element_bytes = kParts<T> * sizeof(std::uint16_t);
   products.one_order = false;

@@ -32,8 +32,8 @@ struct DotProducts {
   // Rows number first, first + 1, ... of the panel, all of one group, become copies of `rows`.
   void (*pack)(const T* const* rows, std::int64_t count, Panel& panel, std::int64_t first);
   Signature (*signature)(const T* row, std::int64_t depth);
-  // Rows that are multiplied together, and as many as a tile has without a remainder.
-  std::int64_t block_rows, tile_rows;
+  // Rows of a tile: no more than multiply fast, so that there are tiles for all threads and each ends soon.
+  std::int64_t tile_rows;
   std::int64_t panel_element_bytes = sizeof(T);
   // Whether of_row and of_tile add in the same order. Otherwise of_row is close to of_tile, no more.
   bool one_order = true;
