@@ -79,8 +79,8 @@ def test_every_implementation_is_judged_and_timed(method, dtype, tokens):
         if implementation.left_out(case):
             continue
         made = Row.on(case, implementation.name)
-        picks = measure.measure(made, task, implementation.prepare(task), None, timer)
-        assert picks.shape == (*task.x.shape[:-2], 4)
+        measured = measure.measure(made, task, implementation.prepare(task), None, timer)
+        assert measured.picks.shape == (*task.x.shape[:-2], 4)
         assert made.times == Times(2.0, 1.0, 6.0, 3)
         if implementation is OPERATOR or implementation.batches or "loop in float32" in implementation.name:
             assert made.correct is True
@@ -131,6 +131,18 @@ def test_every_timed_call_must_pick_as_the_checked_one():
     assert made.correct is False
     assert made.times is None
     assert made.note == "the timed calls picked otherwise than the checked one"
+
+
+def test_an_operator_is_timed_again_after_its_peers():
+    task = cases.task(Case(SMALL, "divprune", torch.float32))
+    made, select = row(), implementations.operator(task)
+    measured = measure.measure(made, task, select, None, timer)
+    measure.measure_again(measured, select)
+    assert made.times.samples == len(measured.seconds) == 3 + measure.MOST_ROUNDS
+    assert made.times.most == 6.0
+    measure.measure_again(measured, lambda: select().flip(-1))
+    assert made.correct is False
+    assert made.times is None
 
 
 def test_picks_equal_to_accepted_ones_need_no_replay(monkeypatch):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import tokenprune_kernels
 from bench.budget import Budget
@@ -20,6 +19,7 @@ from bench.result_file import file_name, processor
 from . import memory, table
 from .cases import Case
 from .inputs import DIMENSIONS
+from .measure import Measured
 from .rates import product_rate
 from .rows import Row, compare
 
@@ -27,7 +27,7 @@ PEERS = ("torch-quickfps", "pyversity", "langchain-core")
 
 
 class Record:
-    """The rows of a run, the picks that were accepted, and the time that is left."""
+    """The rows of a run, the operator on the cases so far, and the time that is left."""
 
     def __init__(self, budget: Budget, planned: set[Case]) -> None:
         self.budget = budget
@@ -35,7 +35,7 @@ class Record:
         self.rows: list[Row] = []
         self.memory: list[dict[str, Any]] = []
         self.not_started: list[str] = []
-        self.right: dict[Case, Tensor] = {}
+        self.operators: dict[Case, Measured] = {}
         self.reached: set[Case] = set()
 
     def start(self, name: str) -> bool:
