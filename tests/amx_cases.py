@@ -74,6 +74,16 @@ def test_every_block_size_gives_the_same_bits(sizes, tokens, dtype):
 
 
 @DTYPES
+@pytest.mark.parametrize(("method", "lam"), [("divprune", 0.5), ("mmr", 0.1)])
+def test_signatures_change_no_bit(method, lam, dtype):
+    x, weight = clustered_tokens(200, 64, clusters=30).to(dtype), random_weight(200)
+    expected = scored(method, x, weight, 150, lam)
+    with block_sizes(16, 8, 8, 33, 20, 1):
+        for mine, theirs in zip(scored(method, x, weight, 150, lam), expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@DTYPES
 def test_every_number_of_threads_gives_the_same_bits(dtype, threads):
     x, weight = gaussian_tokens(70, 2_100).to(dtype), random_weight(70)
     results = []

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 
 COUNT = 150
 # Rows of the front, picks they take in at a time, candidates, rows of an outlier block, rows compared with survivors at
-# a time, picks that a row lacks when its signature is asked. A front of one row is the plain loop.
+# a time, picks that a row must lack before its signature is asked. A front of one row is the plain loop.
 NEVER = 10 * COUNT
 PLAIN = (1, 64, 1, COUNT, COUNT, NEVER)
 SIZES = [
@@ -131,6 +131,22 @@ def test_sizes_and_threads_in_full_size(threads, method, tokens):
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert torch.equal(mine, theirs)
+
+
+# MMR asks signatures where it keeps many rows and relevance counts for little.
+@pytest.mark.parametrize(("method", "lam"), [("divprune", 0.5), ("mmr", 0.1), ("idpruner", 0.0)])
+@pytest.mark.parametrize("tokens", [gaussian_tokens, lambda *shape: clustered_tokens(*shape, clusters=40)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_signatures_of_long_rows_change_no_bit(threads, dtype, tokens, method, lam):
+    x, weight = tokens(400, 1_600).to(dtype), random_weight(400)
+    x[7::50], x[9::50] = torch.nan, 0.0
+    with block_sizes(0, 0, 0, 0, 0, 400):
+        expected = scored(method, x, weight, 200, lam)
+    for count, after in itertools.product((1, 2, 5), (0, 1)):
+        threads(count)
+        with block_sizes(0, 0, 0, 0, 0, after):
+            for mine, theirs in zip(scored(method, x, weight, 200, lam), expected, strict=True):
+                assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("buried", [1, 2, 5, 6])

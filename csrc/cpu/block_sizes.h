@@ -17,7 +17,8 @@ struct BlockSizes {
   std::int64_t candidates;  // those of them that are picked from
   std::int64_t outliers;    // rows of the first pick
   std::int64_t buried;      // rows that cannot be the first pick, with which those that may are compared at a time
-  std::int64_t lacking;     // picks that a row lacks at least where its signature is asked which of them may be like it
+  // Picks that a row must lack before its signature is asked which of them are like it.
+  std::int64_t signature_after;
 };
 
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
@@ -34,20 +35,20 @@ BlockSizes block_sizes(const Rows<T>& rows) {
   // a few of them, or asking its signature, would take longer than they do.
   if (current_isa() == Isa::amx)
     sizes = small ? BlockSizes{256, 64, 64, 64, 512, kNever} : BlockSizes{512, 64, 128, 64, 512, kNever};
-  // Shorter rows are compared about as fast as signatures.
-  if (rows.depth < 1536) sizes.lacking = kNever;
+  constexpr std::int64_t kLongRow = 1536;  // shorter ones are compared about as fast as their signatures
+  if (rows.depth < kLongRow) sizes.signature_after = kNever;
   std::int64_t* const each[] = {&sizes.front,    &sizes.part,   &sizes.candidates,
-                                &sizes.outliers, &sizes.buried, &sizes.lacking};
+                                &sizes.outliers, &sizes.buried, &sizes.signature_after};
   for (int i = 0; i < 6; ++i)
     if (const std::int64_t forced = forced_block_sizes[i]; forced > 0) *each[i] = forced;
   sizes.part = std::min(sizes.part, kTileColumns);
   return sizes;
 }
 
-// Whether signatures are worth making for a selection in which a row may lack so many picks.
+// Whether signatures are worth making where a row may have so many others to be compared with.
 template <class T>
-bool looks_ahead(const Rows<T>& rows, std::int64_t picks) {
-  return rows.count > 2 && block_sizes(rows).lacking < picks;
+bool wants_signatures(const Rows<T>& rows, std::int64_t others) {
+  return rows.count > 2 && block_sizes(rows).signature_after < others;
 }
 
 }  // namespace tokenprune::cpu

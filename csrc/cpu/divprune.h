@@ -15,7 +15,7 @@ struct DivPrune : RunningMaximum {
     // Neighbours in a picture or a video are often alike.
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
-      const float value = item.similarity_at_least(i, i + 1, next_row_dot[i]);
+      const float value = item.similarity_lower_bound(i, i + 1, next_row_dot[i]);
       item.running_maximum[i] = std::max(item.running_maximum[i], value);
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }
@@ -34,7 +34,7 @@ template <class T, class Parallel>
 void divprune(const Rows<T>& rows, const Picks& picks, Parallel& parallel) {
   DivPrune policy;
   const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : -1; };
-  Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot, looks_ahead(rows, rows.count));
+  Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot, wants_signatures(rows, rows.count));
   greedy(item, policy, picks, parallel);
 }
 

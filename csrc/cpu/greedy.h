@@ -137,9 +137,9 @@ class Greedy {
   template <class Parallel>
   void look_ahead(std::vector<std::int64_t>& behind, Key outside, Parallel& parallel) {
     if (item_.signature.empty() || outside.index == kNoKey.index) return;
-    const std::int64_t least = std::max<std::int64_t>(sizes_.lacking, 2);
-    const auto others = std::partition(behind.begin(), behind.end(), [&](std::int64_t i) { return lacks(i) >= least; });
-    const auto end = behind.begin() + trust_.tries(others - behind.begin());
+    const std::int64_t many = std::max<std::int64_t>(sizes_.signature_after, 2);
+    const auto few = std::partition(behind.begin(), behind.end(), [&](std::int64_t i) { return lacks(i) >= many; });
+    const auto end = behind.begin() + trust_.tries(few - behind.begin());
     parallel(end - behind.begin(), grain(2 * kFetch * item_.rows.depth),
              [&](std::int64_t first, std::int64_t last, int) {
                for (std::int64_t number = first; number < last; ++number) {
@@ -147,7 +147,7 @@ class Greedy {
                  for (const std::int64_t position :
                       most_alike_(item_.signature[i], signatures_.data() + known, lacks(i), kNobody)) {
                    const std::int64_t pick = selected_.row(known + position);
-                   const float value = item_.similarity_at_least(i, pick, item_.dot_of_row(i, pick));
+                   const float value = item_.similarity_lower_bound(i, pick, item_.dot_of_row(i, pick));
                    policy_.take_in(item_, i, &value, known + position, 1);
                    if (!beats(key(i), outside)) break;
                  }

@@ -55,9 +55,9 @@ struct Item {
     return dot;
   }
 
-  // The similarity of two rows, given their product by products.of_row; slightly less where that is not what
-  // products.of_tile says, so that it may bound, but not decide.
-  float similarity_at_least(std::int64_t i, std::int64_t j, float dot) const {
+  // The similarity of two rows, given their dot product by products.of_row; slightly less where products.of_tile adds
+  // in another order, and its similarity is the one that counts.
+  float similarity_lower_bound(std::int64_t i, std::int64_t j, float dot) const {
     return similarity_of(i, j, dot) - (products.one_order ? 0.0f : kOrderMargin);
   }
 

@@ -33,16 +33,18 @@ struct Mmr : RunningMaximum {
   }
 };
 
-// Relevance settles the most of an order, so that few rows lack many picks. Measured, signatures pay where it does not.
+// Mostly relevance decides, so that few rows lack many picks. Measured, signatures pay where it counts for little.
 template <class T>
-bool looks_ahead(const Rows<T>& rows, const Picks& picks, double lam) {
-  return lam <= 0.25 && picks.k >= 128 && looks_ahead(rows, picks.k);
+bool mmr_wants_signatures(const Rows<T>& rows, std::int64_t k, double lam) {
+  constexpr double kLittle = 0.25;
+  constexpr std::int64_t kManyPicks = 128;
+  return lam <= kLittle && k >= kManyPicks && wants_signatures(rows, k);
 }
 
 template <class T, class Parallel>
 void mmr(const Rows<T>& rows, const float* relevance, double lam, const Picks& picks, Parallel& parallel) {
   FirstPickGuess guess(relevance, rows.count);
-  Item<T> item = prepare(rows, relevance, guess, parallel, looks_ahead(rows, picks, lam));
+  Item<T> item = prepare(rows, relevance, guess, parallel, mmr_wants_signatures(rows, picks.k, lam));
   Mmr policy(relevance, lam, guess);
   greedy(item, policy, picks, parallel);
 }

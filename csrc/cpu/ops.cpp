@@ -416,9 +416,9 @@ TOKENPRUNE_LIBRARY(TOKENPRUNE_NATIVE_NAMESPACE, m) {
   m.def(#name ".scores(" arguments ") -> (Tensor indices, Tensor scores)", tags);
   TOKENPRUNE_OPERATORS(DEFINE)
 #undef DEFINE
-  m.def("_force_block_sizes(int front, int part, int candidates, int outliers, int buried, int lacking) -> ()",
-        [](int64_t front, int64_t part, int64_t candidates, int64_t outliers, int64_t buried, int64_t lacking) {
-          const int64_t sizes[] = {front, part, candidates, outliers, buried, lacking};
+  m.def("_force_block_sizes(int front, int part, int candidates, int outliers, int buried, int signature_after) -> ()",
+        [](int64_t front, int64_t part, int64_t candidates, int64_t outliers, int64_t buried, int64_t signature_after) {
+          const int64_t sizes[] = {front, part, candidates, outliers, buried, signature_after};
           std::copy(std::begin(sizes), std::end(sizes), tokenprune::cpu::forced_block_sizes);
         });
 }

@@ -4,9 +4,9 @@
 // A lower bound on every row's similarity to its nearest row bounds its score from above; a row is alive while that
 // bound beats the best score known. The rows with the best bounds are compared with the others alive, a block at a
 // time, which tightens the bounds of both sides; those of the block that survive are compared with all the rest too,
-// which makes their scores exact. No two rows are compared twice, so at worst this is one symmetric pass over all
-// pairs. Rows alive are compared beforehand with the two others that are most like them by signature, as long as that
-// spares enough of them the rest.
+// which makes their scores exact. No two rows meet twice in blocks, so at worst this is one symmetric pass over all
+// pairs. Between blocks, rows alive are compared with the two others that are most like them by signature, as long as
+// that is the end of enough of them.
 #pragma once
 
 #include "../common/order.h"
@@ -43,7 +43,7 @@ class OutlierSearch {
       compare(alive_, block_, parallel);
       for (const std::int64_t i : compare_with_dead(parallel)) best_ = std::min(best_, key(i), comes_before);
       bury();
-      look_ahead(parallel);
+      if (!look_ahead(parallel)) block_size_ = std::min(2 * block_size_, block_.capacity());
     }
     return best_;
   }
@@ -53,9 +53,9 @@ class OutlierSearch {
   bool is_alive(std::int64_t i) const { return best_.index == kNoKey.index || comes_before(key(i), best_); }
 
   // Compares the rows alive with the two others that are most like them by signature, while that shows of enough of
-  // them that they are not the top outlier. Where none is left to try, the next block is larger.
+  // them that they are not the top outlier. Whether there was a row to try.
   template <class Parallel>
-  void look_ahead(Parallel& parallel) {
+  bool look_ahead(Parallel& parallel) {
     bool tried_any = false;
     while (const std::int64_t tries = rows_to_try()) {
       parallel(tries, grain(4 * item_.rows.count + 2 * kFetch * item_.rows.depth),
@@ -67,7 +67,7 @@ class OutlierSearch {
       trust_.add(tries, before - alive_.size());
       tried_any = true;
     }
-    if (!tried_any) block_size_ = std::min(2 * block_size_, block_.capacity());
+    return tried_any;
   }
 
   // Moves rows alive that have not been tried to the front; how many of them to try.
@@ -81,7 +81,7 @@ class OutlierSearch {
     tried_[i] = true;
     for (const std::int64_t other : most_alike_(item_.signature[i], item_.signature.data(), item_.rows.count, i)) {
       if (item_.state[other] != RowState::candidate) continue;
-      raise(bound_[i], item_.similarity_at_least(i, other, item_.dot_of_row(i, other)));
+      raise(bound_[i], item_.similarity_lower_bound(i, other, item_.dot_of_row(i, other)));
       if (!is_alive(i)) return;
     }
   }
@@ -165,8 +165,9 @@ class OutlierSearch {
   std::vector<float>& bound_;
   Block<T> block_;
   Block<T> survivors_;  // those rows of the block that are alive after its comparison with the others alive
-  std::int64_t
-      block_size_;  // of the next block: few rows are enough where a picture has an outlier, and noise has none
+  // Of the next block: few rows are enough where a picture has an outlier, fewer where signatures rule out the rest,
+  // and noise has none.
+  std::int64_t block_size_;
   std::int64_t buried_size_;
   std::vector<float> matrix_;
   std::vector<float> nearest_;       // of the block's rows, by thread

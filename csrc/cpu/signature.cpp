@@ -12,7 +12,7 @@ namespace portable {
 #undef TOKENPRUNE_TARGET
 
 #if defined(__x86_64__)
-// Every processor with AVX2 counts bits.
+// Every processor with AVX2 has it.
 #define TOKENPRUNE_TARGET __attribute__((target("popcnt")))
 namespace popcnt {
 #include "signature.inc"

@@ -1,4 +1,4 @@
-// Sign random projections (SimHash: Charikar, STOC 2002): the more similar two rows are, the more bits of their
+// Sparse sign random projections (SimHash: Charikar, STOC 2002): the more similar two rows are, the more bits of their
 // signatures agree. Signatures say which similarities are worth knowing first; no result depends on them.
 #pragma once
 
@@ -20,16 +20,16 @@ constexpr void set_one(bool negative, float& value) { value = negative ? -1.0f :
 constexpr void set_one(bool negative, BFloat16& value) { value.bits = negative ? 0xbf80 : 0x3f80; }
 constexpr void set_one(bool negative, Half& value) { value.bits = negative ? 0xbc00 : 0x3c00; }
 
-// The signs that a row's elements are added with, over and over, so that what all elements share does not add up.
+// The signs that a row's elements are added with, over and over; with them, what all elements have in common cancels.
 template <class T>
 struct Signs {
   static constexpr std::int64_t kCount = 1024;
   alignas(64) T value[kCount];
 
   constexpr Signs() : value() {
-    std::uint32_t random = 1;
+    std::uint32_t random = 1;  // the seed of Marsaglia's xorshift
     for (T& each : value) {
-      random ^= random << 13, random ^= random >> 17, random ^= random << 5;  // Marsaglia's xorshift
+      random ^= random << 13, random ^= random >> 17, random ^= random << 5;
       set_one(random >> 31, each);
     }
   }
@@ -47,10 +47,11 @@ using MostAlike = Pair (*)(const Signature& signature, const Signature* others, 
 // That of the current instruction set.
 MostAlike most_alike();
 
-// To leave nothing out.
+// For `except`: all others count.
 constexpr std::int64_t kNobody = -1;
 
-// How far signatures are relied on. Noise has nothing for them to tell, and soon they are not asked any more.
+// How far signatures are relied on, by one item's search for the first pick or by its greedy loop. Noise has nothing
+// for them to tell; then they are soon not asked any more.
 class Trust {
  public:
   // How many of `count` rows may be tried.
