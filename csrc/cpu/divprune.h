@@ -9,9 +9,10 @@ namespace tokenprune::cpu {
 
 struct DivPrune : RunningMaximum {
   std::vector<float> next_row_dot;
+  std::vector<float> similarity_to_outlier;  // of each row, NaN where the search did not compute it
 
   template <class T, class Parallel>
-  Key first_pick(Item<T>& item, Parallel& parallel) const {
+  Key first_pick(Item<T>& item, Parallel& parallel) {
     // Neighbours in a picture or a video are often alike.
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
@@ -20,9 +21,15 @@ struct DivPrune : RunningMaximum {
       item.running_maximum[i + 1] = std::max(item.running_maximum[i + 1], value);
     }
     const auto score_of = [](std::int64_t, float nearest) { return distance(nearest); };
-    return OutlierSearch(item, score_of, block_sizes(item.rows), parallel.threads()).run(parallel);
+    OutlierSearch search(item, score_of, block_sizes(item.rows), parallel.threads());
+    const Key outlier = search.run(parallel);
+    similarity_to_outlier = search.similarities_to_outlier();
+    return outlier;
   }
-  const float* dot_products_with(std::int64_t) const { return nullptr; }
+  template <class T>
+  std::optional<float> similarity_to_first(const Item<T>&, std::int64_t i, std::int64_t) const {
+    return std::isnan(similarity_to_outlier[i]) ? std::nullopt : std::optional(similarity_to_outlier[i]);
+  }
   template <class T>
   float score(const Item<T>& item, std::int64_t i) const {
     return distance(item.running_maximum[i]);

@@ -67,7 +67,10 @@ class Dpp {
       if (item.state[i] == RowState::candidate) best = std::min(best, {score(item, i), i}, comes_before);
     return best;
   }
-  const float* dot_products_with(std::int64_t row) const { return guess_.dot_products_with(row); }
+  template <class T>
+  std::optional<float> similarity_to_first(const Item<T>& item, std::int64_t i, std::int64_t first) const {
+    return guess_.similarity_to_first(item, i, first);
+  }
   // Below the threshold, a gain is what rounding left of none.
   template <class T>
   float score(const Item<T>&, std::int64_t i) const {

@@ -1,6 +1,8 @@
 // The similarities to the first pick come with the pass over the rows that makes the norms, if the pick is guessed.
 #pragma once
 
+#include <optional>
+
 #include "item.h"
 
 namespace tokenprune::cpu {
@@ -15,8 +17,12 @@ struct FirstPickGuess {
       if (std::isfinite(weight[i]) && (row < 0 || weight[i] > weight[row])) row = i;
   }
 
-  // Those of all rows with the first pick; null if another was guessed.
-  const float* dot_products_with(std::int64_t first) const { return first == row ? dot.data() : nullptr; }
+  // That of row i to the first pick, unless another was guessed.
+  template <class T>
+  std::optional<float> similarity_to_first(const Item<T>& item, std::int64_t i, std::int64_t first) const {
+    if (first != row || !item.products.one_order) return std::nullopt;
+    return item.similarity_of(i, first, dot[i]);
+  }
 };
 
 // An item prepared for a selection that begins with the largest weight: the importance or the relevance of its rows.

@@ -10,6 +10,8 @@
 // One pick that is like a row is enough to show that it falls behind. Signatures tell which picks these may be.
 #pragma once
 
+#include <optional>
+
 #include "../common/order.h"
 #include "block.h"
 #include "block_sizes.h"
@@ -105,14 +107,17 @@ class Greedy {
 
   template <class Parallel>
   void take_in_first(const std::vector<std::int64_t>& others, Parallel& parallel) {
-    const std::int64_t first = selected_.row(0);
-    const float* dot = policy_.dot_products_with(first);
-    if (dot == nullptr || !item_.products.one_order) return take_in(others, kNoKey, parallel);
+    std::vector<std::int64_t> unknown;
     for (const std::int64_t i : others) {
-      const float value = item_.similarity_of(i, first, dot[i]);
-      policy_.take_in(item_, i, &value, 0, 1);
+      const std::optional<float> value = policy_.similarity_to_first(item_, i, selected_.row(0));
+      if (!value) {
+        unknown.push_back(i);
+        continue;
+      }
+      policy_.take_in(item_, i, &*value, 0, 1);
       taken_in_[i] = 1;
     }
+    take_in(unknown, kNoKey, parallel);
   }
 
   // `others` take in the picks that they lack, until their bounds turn out not to beat `outside`. Those that lack as

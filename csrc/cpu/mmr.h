@@ -26,7 +26,10 @@ struct Mmr : RunningMaximum {
       if (item.state[i] == RowState::candidate) best = std::min(best, {relevance[i], i}, comes_before);
     return best;
   }
-  const float* dot_products_with(std::int64_t row) const { return guess.dot_products_with(row); }
+  template <class T>
+  std::optional<float> similarity_to_first(const Item<T>& item, std::int64_t i, std::int64_t first) const {
+    return guess.similarity_to_first(item, i, first);
+  }
   template <class T>
   float score(const Item<T>& item, std::int64_t i) const {
     return relevance_weight * relevance[i] - redundancy_weight * item.running_maximum[i];

@@ -9,6 +9,8 @@
 // that is the end of enough of them.
 #pragma once
 
+#include <numeric>
+
 #include "../common/order.h"
 #include "block.h"
 #include "block_sizes.h"
@@ -29,7 +31,8 @@ class OutlierSearch {
         buried_size_(sizes.buried),
         matrix_(block_.capacity() * block_.capacity()),
         nearest_(threads * block_.capacity()),
-        tried_(item.signature.size()) {
+        tried_(item.signature.size()),
+        to_best_(item.rows.count, std::numeric_limits<float>::quiet_NaN()) {
     for (std::int64_t i = 0; i < item.rows.count; ++i)
       if (item.state[i] == RowState::candidate) alive_.push_back(i);
   }
@@ -40,13 +43,16 @@ class OutlierSearch {
     while (!alive_.empty()) {
       take_block(parallel);
       compare_within_block(parallel);
-      compare(alive_, block_, parallel);
-      for (const std::int64_t i : compare_with_dead(parallel)) best_ = std::min(best_, key(i), comes_before);
+      compare(alive_, block_, [](std::int64_t position) { return position; }, parallel);
+      for (const std::int64_t position : compare_with_dead(parallel)) consider(position);
       bury();
       if (!look_ahead(parallel)) block_size_ = std::min(2 * block_size_, block_.capacity());
     }
     return best_;
   }
+
+  // Of each row to the top outlier, NaN where it was not computed.
+  const std::vector<float>& similarities_to_outlier() const { return to_best_; }
 
  private:
   Key key(std::int64_t i) const { return {score_(i, bound_[i]), i}; }
@@ -98,42 +104,63 @@ class OutlierSearch {
     block_.clear();
     block_.append({alive_.begin(), end}, parallel);
     alive_.erase(alive_.begin(), end);
+    to_block_.assign(item_.rows.count * block_.size(), std::numeric_limits<float>::quiet_NaN());
   }
 
   template <class Parallel>
   void compare_within_block(Parallel& parallel) {
     block_.gram(matrix_.data(), parallel);
     for (std::int64_t a = 0; a < block_.size(); ++a)
-      for (std::int64_t b = 0; b < block_.size(); ++b)
-        if (a != b) raise(bound_[block_.row(a)], matrix_[a * block_.capacity() + b]);
+      for (std::int64_t b = 0; b < block_.size(); ++b) {
+        if (a == b) continue;
+        const float value = matrix_[a * block_.capacity() + b];
+        raise(bound_[block_.row(a)], value);
+        to_block(block_.row(a), b) = value;
+      }
   }
 
-  // Compares the block's rows that are alive with those that are not, some at a time, and returns those that survive.
+  // The score of a row of the block is exact.
+  void consider(std::int64_t position) {
+    const Key key = this->key(block_.row(position));
+    if (best_.index != kNoKey.index && !comes_before(key, best_)) return;
+    best_ = key;
+    for (std::int64_t i = 0; i < item_.rows.count; ++i) to_best_[i] = to_block(i, position);
+  }
+
+  float& to_block(std::int64_t i, std::int64_t position) { return to_block_[i * block_.size() + position]; }
+
+  // Compares the block's rows that are alive with those that are not, some at a time; the positions of the survivors.
   template <class Parallel>
   std::vector<std::int64_t> compare_with_dead(Parallel& parallel) {
-    std::vector<std::int64_t> survivors;
-    for (std::int64_t a = 0; a < block_.size(); ++a) survivors.push_back(block_.row(a));
+    std::vector<std::int64_t> survivors(block_.size());
+    std::iota(survivors.begin(), survivors.end(), 0);
     const auto keep_alive = [&] {
-      survivors.erase(std::remove_if(survivors.begin(), survivors.end(), [&](std::int64_t i) { return !is_alive(i); }),
+      survivors.erase(std::remove_if(survivors.begin(), survivors.end(),
+                                     [&](std::int64_t position) { return !is_alive(block_.row(position)); }),
                       survivors.end());
     };
     keep_alive();
     const std::int64_t count = dead_.size();
     for (std::int64_t begin = 0; begin < count && !survivors.empty(); begin += buried_size_) {
       if (survivors_.size() != static_cast<std::int64_t>(survivors.size())) {
+        std::vector<std::int64_t> rows;
+        for (const std::int64_t position : survivors) rows.push_back(block_.row(position));
         survivors_.clear();
-        survivors_.append(survivors, parallel);
+        survivors_.append(rows, parallel);
       }
-      compare({dead_.begin() + begin, dead_.begin() + std::min(begin + buried_size_, count)}, survivors_, parallel);
+      compare(
+          {dead_.begin() + begin, dead_.begin() + std::min(begin + buried_size_, count)}, survivors_,
+          [&](std::int64_t survivor) { return survivors[survivor]; }, parallel);
       keep_alive();
     }
     survivors_.clear();
     return survivors;
   }
 
-  // Raises the bounds of `others` and of the block's rows.
-  template <class Parallel>
-  void compare(const std::vector<std::int64_t>& others, Block<T>& block, Parallel& parallel) {
+  // Raises the bounds of `others` and of the rows of `block`; row number j of it is number position_of(j) of block_.
+  template <class Parallel, class PositionOf>
+  void compare(const std::vector<std::int64_t>& others, Block<T>& block, const PositionOf& position_of,
+               Parallel& parallel) {
     if (block.size() == 0) return;
     std::fill(nearest_.begin(), nearest_.end(), -kInfinity);
     block.similarities(
@@ -143,6 +170,7 @@ class OutlierSearch {
           for (std::int64_t j = 0; j < count; ++j) {
             raise(bound_[i], values[j]);
             raise(nearest[j], values[j]);
+            to_block(i, position_of(first + j)) = values[j];
           }
           return true;
         });
@@ -176,7 +204,9 @@ class OutlierSearch {
   std::vector<std::uint8_t> tried_;  // whether a row's signature has been looked at
   const MostAlike most_alike_ = most_alike();
   Trust trust_;
+  std::vector<float> to_block_;  // [rows, block]: similarities, NaN where they were not computed
   Key best_ = kNoKey;
+  std::vector<float> to_best_;  // a column of to_block_
 };
 
 }  // namespace tokenprune::cpu
