@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import python_ref
+from tests.inputs import arguments
 
 cases = pytest.importorskip("bench.cpu.cases", reason="the benchmarks are only in the source tree")
 
@@ -14,11 +15,11 @@ INPUTS = [case for case in cases.cases() if case.tokens.count <= 6_400 and case.
 @pytest.mark.parametrize("case", INPUTS, ids=str)
 def test_the_selection_is_right(threads, case):
     task = cases.task(case)
-    arguments = (task.x, task.k) if task.weight is None else (task.x, task.weight, task.k, cases.LAM)
+    given = arguments(case.method, task.x, task.weight, task.k, cases.LAM)
     operator = getattr(torch.ops.tokenprune, case.method).scores
-    indices, scores = operator(*arguments)
+    indices, scores = operator(*given)
     trace = python_ref.verify_trace(case.method, task.x, indices, task.weight, cases.LAM, scores)
     assert trace, trace
     threads(1)
-    for mine, theirs in zip(operator(*arguments), (indices, scores), strict=True):
+    for mine, theirs in zip(operator(*given), (indices, scores), strict=True):
         assert torch.equal(mine, theirs)
