@@ -50,9 +50,14 @@ def test_selection(benchmark: BenchmarkFixture, record: Record, case: Case, impl
     if not ours:
         if operator and operator.seconds:
             measure_again(operator, OPERATOR.prepare(given))
+            fail_if_wrong(operator.row)
         return
-    if not row.correct:
-        pytest.fail(f"no time for a wrong selection: {row.note}")
+    fail_if_wrong(row)
     record.operators[case] = measured
     sizes = (case.tokens.count, case.tokens.k, given.x.shape[-1], given.x.itemsize)
     row.bound = 1e3 * bound(case.method, *sizes, rates(given.x), case.tokens.items or 1)
+
+
+def fail_if_wrong(row: Row) -> None:
+    if not row.correct:
+        pytest.fail(f"no time for a wrong selection: {row.note}")
