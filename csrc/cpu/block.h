@@ -26,6 +26,7 @@ class Block {
     const std::int64_t before = size();
     rows_.insert(rows_.end(), rows.begin(), rows.end());
     const std::int64_t first_group = before / kPanelGroup, groups = (size() + kPanelGroup - 1) / kPanelGroup;
+    // Every element is fetched and stored.
     parallel(groups - first_group, grain(2 * kFetch * kPanelGroup * item_.rows.depth),
              [&](std::int64_t begin, std::int64_t end, int) {
                for (std::int64_t group = first_group + begin; group < first_group + end; ++group) {

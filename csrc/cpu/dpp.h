@@ -49,7 +49,7 @@ struct ScaledRelevance {
 // order of the picks. Whether picks come one by one, in blocks, or among the candidates, the bits are the same.
 class Dpp {
  public:
-  static constexpr bool kAnyOrder = false;
+  static constexpr bool kAnyOrder = false;  // a coefficient needs those of all picks before
 
   Dpp(const ScaledRelevance& relevance, std::int64_t k, const FirstPickGuess& guess)
       : relevance_(relevance),

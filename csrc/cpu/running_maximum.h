@@ -6,7 +6,7 @@
 namespace tokenprune::cpu {
 
 struct RunningMaximum {
-  // A row may take picks in whatever their order, and more than once.
+  // Whether a row may take in picks in any order, and one more than once.
   static constexpr bool kAnyOrder = true;
 
   template <class T>
