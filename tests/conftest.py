@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tokenprune_kernels
-from tests import inputs
+from tests.support import inputs
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -27,7 +27,7 @@ def poisoned_empty():
     ]
 )
 def backend(request):
-    """Runs the test once on every backend: `tests.inputs.ops` calls its operators, on its device."""
+    """Runs the test once on every backend: `tests.support.inputs.ops` calls its operators, on its device."""
     name, device = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
@@ -60,7 +60,7 @@ def _bearable(
 ):
     small = count <= 60 and k <= 50 and depth <= 64 and math.prod(batch) <= 2
     if method == "dpp":  # its blocks are small, and each has a turn at every pick
-        small = small and k <= 20 and (0 < count <= 33 or module in ("test_edge_rows", "test_triton_grid"))
+        small = small and k <= 20 and (0 < count <= 33 or module in ("test_edge_rows", "test_grid"))
     return (
         small
         and not flush

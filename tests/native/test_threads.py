@@ -1,0 +1,46 @@
+"""That the native backend uses the threads it is given, and no others."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.inputs import gaussian_tokens, ops
+from tests.support.varlen import prefix_sums
+
+TASKS = Path("/proc/self/task")
+
+pytestmark = pytest.mark.skipif(not TASKS.exists(), reason="reads the processor time of threads in /proc")
+
+
+def processor_time():
+    """Nanoseconds on a processor by thread of this process."""
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in TASKS.iterdir()}
+
+
+def shares(call):
+    """The share of each thread in the processor time of a call, largest first."""
+    before = processor_time()
+    call()
+    spent = [time - before.get(task, 0) for task, time in processor_time().items()]
+    return sorted((time / sum(spent) for time in spent), reverse=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3], ids=["rows of one item", "items", "items and rows"])
+def test_two_threads_share_the_work(threads, batch):
+    x = gaussian_tokens(batch, 1_500, 1_000)
+    threads(2)
+    ops.divprune(x, 1)
+    assert shares(lambda: ops.divprune(x, 1))[1] > 0.2
+    threads(1)
+    time.sleep(0.5)  # meanwhile the other thread stops spinning
+    assert shares(lambda: ops.divprune(x, 1))[0] > 0.95
+
+
+@pytest.mark.parametrize("lengths", [(3_000, 64), (64, 3_000), (1_500, 1_500, 1_500), (2_000, *[200] * 20)], ids=str)
+def test_two_threads_share_a_ragged_batch(threads, lengths):
+    x = gaussian_tokens(sum(lengths), 512)
+    sums = prefix_sums(*lengths), prefix_sums(*(length // 10 for length in lengths))
+    threads(2)
+    ops.divprune_varlen(x, *sums, sum(lengths), max(lengths))
+    assert shares(lambda: ops.divprune_varlen(x, *sums, sum(lengths), max(lengths)))[1] > 0.2

@@ -1,0 +1,145 @@
+"""Which backend runs, how it is chosen, and why one cannot run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import tokenprune_kernels
+from tests.support.subprocess import python
+from tokenprune_kernels import dispatch
+from tokenprune_kernels.backends import native
+
+PACKAGE = Path(tokenprune_kernels.__file__).parent
+X = torch.eye(4)
+
+
+def test_an_unknown_backend_is_named():
+    with (
+        pytest.raises(ValueError, match=r"^use_backend: expected one of auto, native, triton, cuda, got 'opencl'$"),
+        tokenprune_kernels.use_backend("opencl"),
+    ):
+        pass
+
+
+def test_a_backend_that_cannot_run_says_why():
+    with (
+        tokenprune_kernels.use_backend("cuda"),
+        pytest.raises(RuntimeError, match=r"^divprune: backend 'cuda' cannot run on cpu tensors: this version of"),
+    ):
+        torch.ops.tokenprune.divprune(X, 2)
+    assert torch.ops.tokenprune.divprune(X, 2).tolist() == [0, 1]
+
+
+def test_blocks_nest_and_end():
+    with tokenprune_kernels.use_backend("native"):
+        with tokenprune_kernels.use_backend("cuda"):
+            assert tokenprune_kernels.build_info()["default_backend"] == "cuda"
+        assert tokenprune_kernels.build_info()["default_backend"] == "native"
+        with pytest.raises(KeyError), tokenprune_kernels.use_backend("cuda"):
+            raise KeyError
+        assert tokenprune_kernels.build_info()["default_backend"] == "native"
+
+
+def test_the_environment_sets_the_default():
+    code = (
+        "import torch, tokenprune_kernels as t; print(t.build_info()['default_backend']); t.divprune(torch.eye(3), 1)"
+    )
+    assert python(code, TOKENPRUNE_BACKEND="native").stdout.split() == ["native"]
+    assert python(code, TOKENPRUNE_BACKEND="").stdout.split() == ["auto"]
+    refused = python(code, TOKENPRUNE_BACKEND="cuda")
+    assert refused.stdout.split() == ["cuda"]
+    assert "RuntimeError: divprune: backend 'cuda' cannot run on cpu tensors" in refused.stderr
+    unknown = python(code, TOKENPRUNE_BACKEND="fast")
+    assert "TOKENPRUNE_BACKEND: expected one of auto, native, triton, cuda, got 'fast'" in unknown.stderr
+
+
+def test_build_info():
+    info = tokenprune_kernels.build_info()
+    assert info["versions"]["torch"] == torch.__version__
+    assert info["versions"]["tokenprune_kernels"] == tokenprune_kernels.__version__
+    assert set(info["backends"]) == set(dispatch.BACKENDS)
+    built = info["backends"]["native"]
+    assert built["unavailable"] == {"cpu": None, "cuda": "it runs on CPU tensors only"}
+    assert torch.__version__.startswith(built["torch"])
+    assert built["isa"] in built["supported_isas"]
+    assert built["cuda_architectures"] == []
+    assert json.loads(json.dumps(info)) == info
+
+
+@pytest.fixture
+def copied_package(tmp_path):
+    """A copy of the package whose extension may be tampered with."""
+    shutil.copytree(PACKAGE, tmp_path / "tokenprune_kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+REPORT = """
+import torch, tokenprune_kernels as t
+print(t.build_info()["backends"]["native"]["unavailable"]["cpu"])
+print(t.divprune(torch.eye(3).to("meta"), 1).shape)
+t.divprune(torch.eye(3), 1)
+"""
+
+
+def test_an_extension_built_for_another_torch_is_refused(copied_package):
+    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
+    release = native._RELEASE
+    other = "1" * (len(release) - 2) + ".9"
+    contents = extension.read_bytes()
+    marked = contents.replace(f"built for torch {release}".encode(), f"built for torch {other}".encode())
+    assert marked != contents
+    extension.write_bytes(marked)
+    result = python(REPORT, path=copied_package)
+    reason = f"the extension was built for torch {other}, but torch {torch.__version__} is running; run `pip install"
+    assert result.stdout.startswith(reason)
+    assert "torch.Size([1])" in result.stdout
+    assert f"RuntimeError: divprune: backend 'native' cannot run on cpu tensors: {reason}" in result.stderr
+
+
+def test_an_extension_of_another_declaration_is_refused(copied_package):
+    declaration = copied_package / "tokenprune_kernels" / "declaration.py"
+    changed = declaration.read_text().replace(
+        '@_operator("Tensor x, SymInt k")', '@_operator("Tensor x, SymInt k, int new=0")'
+    )
+    declaration.write_text(
+        changed.replace("def divprune(x: Tensor, k: int)", "def divprune(x: Tensor, k: int, new: int = 0)")
+    )
+    result = python(REPORT, path=copied_package)
+    assert result.stdout.startswith("the extension declares divprune otherwise; rebuild it")
+    assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension dec" in result.stderr
+
+
+def test_an_empty_extension_is_reported(copied_package):
+    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
+    extension.write_bytes(b"")
+    assert python(REPORT, path=copied_package).stdout.startswith("the extension was built for torch an unknown version")
+
+
+def test_a_missing_extension_is_reported(copied_package):
+    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
+    extension.unlink()
+    result = python(REPORT, path=copied_package)
+    assert result.stdout.startswith("the extension is not built for this Python; run `pip install")
+    assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension is not" in result.stderr
+
+
+def test_a_broken_extension_is_reported(copied_package):
+    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
+    release = native._RELEASE
+    extension.write_bytes(f"tokenprune_kernels built for torch {release} and nothing else".encode())
+    result = python(REPORT, path=copied_package)
+    assert "_C" in result.stdout.splitlines()[0]
+    assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors:" in result.stderr
+
+
+def test_the_compiled_operators_need_no_python_package():
+    (extension,) = PACKAGE.glob("_C*.so")
+    code = (
+        "import sys, torch; torch.ops.load_library(sys.argv[1]) if len(sys.argv) > 1 else None\n"
+        f"torch.ops.load_library({str(extension)!r})\n"
+        "print(torch.ops.tokenprune_native.divprune(torch.eye(4), 3).tolist(), 'tokenprune_kernels' in sys.modules)"
+    )
+    assert python(code).stdout.strip() == "[0, 1, 2] False"

@@ -1,0 +1,235 @@
+"""The importance of visual tokens by name, by tensor, by callable and by the learned scorer."""
+
+import json
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import python_ref
+from tests.support.inputs import random_weight
+from tests.support.vision_language import (
+    FAMILIES,
+    IMAGE,
+    assert_handed_over,
+    batch,
+    handed_over,
+    images_in,
+    model_of,
+    own_features,
+    share,
+)
+from tokenprune_kernels.integrations.transformers import VisionSelectorScorer, prune_inputs
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+WITH_CLASS_TOKEN = ("llava", "llava_next", "llava_next_video", "internvl")
+
+
+def assert_idpruner_keeps(family, rows, importance, weights, **options):
+    """With weights, one [n] for each item, given or worked out here, the oracle keeps the same."""
+    pruned = prune_inputs(
+        model_of(family), batch(family, *rows), method="idpruner", keep_ratio=0.3, importance=importance, **options
+    )
+    expected = [
+        item.tokens[
+            item.kept(
+                lambda tokens, weight=weight: python_ref.idpruner(tokens, weight[: len(tokens)], share(0.3, tokens))[0]
+            )
+        ]
+        for item, weight in zip(own_features(family, *rows), weights, strict=True)
+    ]
+    assert_handed_over(family, pruned, expected, images_in(rows))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norm(family):
+    rows = ("tItit", "ttIt")
+    assert_idpruner_keeps(family, rows, "norm", [item.tokens.norm(dim=-1) for item in own_features(family, *rows)])
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
+def test_text_is_the_cosine_to_the_mean_embedding_of_the_prompts_own_text(family):
+    rows = ("tItit", "tttttttttItttttttttttt", "tt")
+    model, weights, number = model_of(family), [], 0
+    for row in rows:
+        input_ids = batch(family, row)["input_ids"]
+        mean = model.get_input_embeddings()(input_ids[input_ids != IMAGE]).mean(0, keepdim=True)
+        for _ in row.replace("t", ""):
+            weights.append(F.cosine_similarity(own_features(family, *rows)[number].tokens, mean).detach())
+            number += 1
+    assert_idpruner_keeps(family, rows, "text", weights)
+
+
+@pytest.mark.parametrize("family", WITH_CLASS_TOKEN)
+def test_class_attention_is_that_of_the_vision_tower(family):
+    """Against the attention maps of the eager implementation, brought into the order of the tokens by hand."""
+    row = {"llava": "tIt", "llava_next": "tit", "llava_next_video": "tVt", "internvl": "tIt"}[family]
+    model, inputs = model_of(family), batch(family, row)
+    tower = model.model.vision_tower
+    pixels = inputs["pixel_values_videos"] if row == "tVt" else inputs["pixel_values"]
+    implementation = tower.config._attn_implementation
+    tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = tower(pixels.flatten(0, -4), output_attentions=True, return_dict=True).attentions
+    tower.set_attn_implementation(implementation)
+    layer = model.config.vision_feature_layer
+    attention = maps[layer].mean(1)[:, 0, 1:]
+    if family == "llava":
+        weights = attention.flatten()
+    elif family == "internvl":  # a token is a square of four patches
+        weights = F.avg_pool2d(attention.view(-1, 1, 8, 8), 2).flatten()
+    elif family == "llava_next_video":  # frames are pooled two by two
+        weights = F.avg_pool2d(attention.view(-1, 1, 4, 4), 2).flatten()
+    else:  # the overview, then two tiles side by side, of which rows above and below show nothing of the image
+        tiles = torch.cat([attention[1].view(4, 4), attention[2].view(4, 4)], dim=1)
+        height = (len(own_features(family, row)[0].tokens) - 16) // 9
+        cut = (4 - height) // 2
+        tiles = F.pad(tiles[cut : 4 - cut], (0, 1))
+        weights = torch.cat([attention[0], tiles.flatten()])
+    assert_idpruner_keeps(family, [row], "cls_attention", [weights])
+    order = weights.argsort(descending=True)
+    assert not torch.equal(order, own_features(family, row)[0].tokens.norm(dim=-1).argsort(descending=True))
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_class_attention_needs_a_class_token(family):
+    message = "expected a model whose vision tower has a class token with importance 'cls_attention', got "
+    with pytest.raises(ValueError, match=message):
+        prune_inputs(model_of(family), batch(family, "tIt"), method="idpruner", k=3, importance="cls_attention")
+
+
+def test_tensors_and_callables():
+    rows = ("tItIt", "tIt")
+    weights = [random_weight(16, seed=seed) for seed in range(3)]
+    for importance in (
+        torch.cat(weights),
+        torch.stack(weights),
+        weights,
+        tuple(weights),
+        torch.stack(weights).double(),
+    ):
+        assert_idpruner_keeps("llava", rows, importance, weights)
+    first = [item.tokens[:, 0] for item in own_features("llava", *rows)]
+    assert_idpruner_keeps("llava", rows, lambda tokens: tokens[:, 0], first)
+
+
+def test_weights_of_videos_follow_those_of_images():
+    rows = ("tVtIt", "tit")
+    weights = [random_weight(len(item.tokens), seed=len(item.tokens)) for item in own_features("qwen3_vl", *rows)]
+    assert_idpruner_keeps("qwen3_vl", rows, torch.cat(weights), weights)
+
+
+def test_protected_newlines_take_no_part_in_the_scaling_of_importance():
+    row, family = "tit", "llava_next"
+    tokens = own_features(family, row)[0].tokens
+    newlines = (tokens == model_of(family).model.image_newline).all(-1)
+    weight = random_weight(len(tokens)).masked_fill(newlines, 1e6)
+    pruned = prune_inputs(
+        model_of(family), batch(family, row), method="idpruner", k=5, importance=weight, protect_newlines=True
+    )
+    others = (~newlines).nonzero()[:, 0]
+    picks = others[python_ref.idpruner(tokens[others], weight[others], 5)[0]]
+    expected = tokens[torch.cat([newlines.nonzero()[:, 0], picks]).sort().values]
+    torch.testing.assert_close(handed_over(family, pruned), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_scorer_is_the_mean_product_of_queries_and_keys():
+    torch.manual_seed(0)
+    scorer, x = VisionSelectorScorer(24, 10), torch.randn(3, 50, 24)
+    products = scorer.q_proj(x) @ scorer.k_proj(x).mT / 10**0.5
+    torch.testing.assert_close(scorer(x), products.mean(-1))
+    torch.testing.assert_close(scorer(x[1]), products.mean(-1)[1])
+    half = scorer(x.bfloat16())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, products.mean(-1), atol=2e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_the_scorer_scores_each_image_on_its_own():
+    torch.manual_seed(0)
+    scorer, rows = VisionSelectorScorer(32, 8), ("tItit", "ttIt")
+    weights = [scorer(item.tokens) for item in own_features("qwen2_5_vl", *rows)]
+    assert_idpruner_keeps("qwen2_5_vl", rows, scorer, weights)
+
+
+def scorer_tensors(prefix=""):
+    torch.manual_seed(1)
+    return {prefix + name: tensor.clone() for name, tensor in VisionSelectorScorer(24, 10).state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "whole model", "shards"])
+def test_trained_weights_are_loaded(tmp_path, kind):
+    prefix = "visual.importance_scorer." if kind in ("whole model", "shards") else ""
+    tensors, source = scorer_tensors(prefix), tmp_path
+    others = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(2, 2)} if prefix else {}
+    if kind == "shards":
+        shards = {"model-1.safetensors": dict(list(tensors.items())[:1]), "model-2.safetensors": others}
+        shards["model-3.safetensors"] = dict(list(tensors.items())[1:])
+        for file, part in shards.items():
+            safetensors.save_file(part, tmp_path / file)
+        weight_map = {name: file for file, part in shards.items() for name in part}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    else:
+        safetensors.save_file(tensors | others, tmp_path / "model.safetensors")
+        source = tmp_path / "model.safetensors" if kind == "file" else tmp_path
+    scorer = VisionSelectorScorer.from_pretrained(source, prefix=prefix)
+    for name, tensor in scorer.state_dict().items():
+        assert torch.equal(tensor, tensors[prefix + name])
+
+
+def test_trained_weights_come_from_the_hub(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.errors import EntryNotFoundError
+
+    safetensors.save_file(scorer_tensors(), tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository, name, revision):
+        asked.append((repository, name, revision))
+        if name != "model.safetensors":
+            raise EntryNotFoundError("no such file")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    scorer = VisionSelectorScorer.from_pretrained("someone/scorer", revision="v1")
+    assert torch.equal(scorer.q_proj.weight, scorer_tensors()["q_proj.weight"])
+    assert asked == [("someone/scorer", f"model.safetensors{ending}", "v1") for ending in (".index.json", "")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k_proj.bias": None}, "expected the tensors under prefix '' to be q_proj.weight, q_proj.bias"),
+        ({"input_layernorm.weight": torch.ones(24)}, "got input_layernorm.weight, k_proj.bias"),
+        ({"k_proj.weight": torch.ones(10, 23)}, "expected k_proj.weight to have shape [10, 24], got shape [10, 23]"),
+        ({"k_proj.bias": torch.ones(9)}, "expected k_proj.bias to have shape [10], got shape [9]"),
+    ],
+)
+def test_other_weights_are_refused(tmp_path, change, message):
+    tensors = {name: tensor for name, tensor in (scorer_tensors() | change).items() if tensor is not None}
+    safetensors.save_file(tensors, tmp_path / "scorer.safetensors")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        VisionSelectorScorer.from_pretrained(tmp_path / "scorer.safetensors")
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    torch.save(scorer_tensors(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="got none"):
+        VisionSelectorScorer.from_pretrained(tmp_path)
+
+
+def test_class_attention_counts_layers_from_both_ends():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    options = {"k": 5, "method": "idpruner", "importance": "cls_attention"}
+    last = model.config.vision_config.num_hidden_layers
+    pruned = [prune_inputs(model, inputs | {"vision_feature_layer": layer}, **options) for layer in (-2, last - 1)]
+    assert torch.equal(*(handed_over("llava", each) for each in pruned))
+
+
+def test_a_prompt_without_text_has_no_similarity_to_it():
+    model, inputs = model_of("llava"), batch("llava", "I", "ttI")
+    pruned = prune_inputs(model, inputs, k=3, method="idpruner", importance="text")
+    assert ((pruned["input_ids"] == IMAGE).sum(1) == 3).all()

@@ -1,0 +1,232 @@
+"""The kernels that wait for their grid, with several programs that take turns at random."""
+
+import functools
+import inspect
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.forms import assert_equal, given
+from tests.support.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
+from tests.support.varlen import prefix_sums, varlen_arguments
+
+launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
+interpreter = pytest.importorskip("triton.runtime.interpreter", reason="the Triton backend needs triton")
+tl = pytest.importorskip("triton.language", reason="the Triton backend needs triton")
+
+pytestmark = [
+    pytest.mark.interpret,
+    pytest.mark.parametrize("backend", [pytest.param(("triton", "cpu"), id="triton")], indirect=True),
+]
+
+MOST_TURNS = 2_000
+# How often another program has its turn after one of these.
+SHARES = {"create_atomic_rmw": 1.0, "create_masked_store": 0.2}
+
+
+class Turns:
+    """Lets one of some threads run at a time, which one a seed decides."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.changed = threading.Condition()
+        self.running, self.turn, self.taken, self.error = [], None, 0, None
+        self.here = threading.local()
+
+    def run(self, programs, run_program):
+        self.running, self.turn = list(range(programs)), None
+        threads = [threading.Thread(target=self._run, args=(each, run_program)) for each in range(programs)]
+        for thread in threads:
+            thread.start()
+        self.next()
+        for thread in threads:
+            thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self, number, run_program):
+        self.here.number = number
+        try:
+            self.wait()
+            run_program(number)
+        except BaseException as error:
+            self.error = self.error or error
+        self.running.remove(number)
+        self.next()
+
+    def next(self):
+        with self.changed:
+            self.taken += 1
+            self.turn = self.random.choice(self.running) if self.running else None
+            self.changed.notify_all()
+
+    def wait(self):
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn == self.here.number)
+        if self.error is not None or self.taken > MOST_TURNS:
+            raise self.error or RuntimeError("programs wait for one another for ever")
+
+    def pause(self):
+        """Called by the program whose turn it is, which goes on when it is its turn again."""
+        if getattr(self.here, "number", None) is not None:
+            place = interpreter.interpreter_builder.grid_idx
+            self.next()
+            self.wait()
+            interpreter.interpreter_builder.set_grid_idx(*place)
+
+
+class SideBySide:
+    """A kernel all of whose programs run once the last one is called."""
+
+    def __init__(self, kernel, turns):
+        functools.update_wrapper(self, kernel)
+        self.__signature__, self.__globals__ = inspect.signature(kernel), kernel.__globals__
+        self.kernel, self.turns, self.places = kernel, turns, []
+
+    def __call__(self, **given):
+        builder = interpreter.interpreter_builder
+        self.places.append(builder.grid_idx)
+        if len(self.places) == builder.grid_dim[0]:
+            self.turns.run(len(self.places), lambda number: self.run(number, given))
+
+    def run(self, number, given):
+        interpreter.interpreter_builder.set_grid_idx(*self.places[number])
+        self.kernel(**given)
+
+
+@pytest.fixture
+def inside_tensors(monkeypatch):
+    """Has every address that a kernel loads from or stores to looked up in the tensors of its launch."""
+    extents, run = [], launch._run
+
+    def recorded(kernel, programs, tensors, *rest, **options):
+        extents[:] = [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors.values() if t is not None]
+        run(kernel, programs, tensors, *rest, **options)
+
+    def checked(operation, mask_at):
+        def on_addresses(self, *operands):
+            pointers = operands[1] if operation.__name__ == "create_atomic_rmw" else operands[0]
+            addresses = pointers.data[operands[mask_at].data.astype(bool)]
+            inside = [(begin <= addresses) & (addresses < end) for begin, end in extents]
+            assert np.logical_or.reduce(inside).all(), "an address outside the tensors of the launch"
+            return operation(self, *operands)
+
+        return on_addresses
+
+    builder = type(interpreter.interpreter_builder)
+    monkeypatch.setattr(launch, "_run", recorded)
+    for name, mask_at in {"create_masked_load": 1, "create_masked_store": 2, "create_atomic_rmw": 3}.items():
+        monkeypatch.setattr(builder, name, checked(getattr(builder, name), mask_at))
+
+
+@pytest.fixture
+def side_by_side(monkeypatch, inside_tensors):
+    """Has kernels that wait for their grid run as so many programs, whose turns a seed decides."""
+    prepare, builder = interpreter.GridExecutor.__init__, type(interpreter.interpreter_builder)
+
+    def set_programs(programs, seed):
+        turns = Turns(seed)
+
+        def prepare_side_by_side(self, kernel, *rest):
+            prepare(self, kernel, *rest)
+            self.fn = SideBySide(self.fn, turns)
+
+        def pausing(operation, share):
+            def with_pause(*operands):
+                result = operation(*operands)
+                if turns.random.random() < share:
+                    turns.pause()
+                return result
+
+            return with_pause
+
+        monkeypatch.setattr(launch, "_multiprocessors", lambda _: programs)
+        monkeypatch.setattr(launch, "_grid_that_waits", lambda *_: (programs, {}))
+        monkeypatch.setattr(interpreter.GridExecutor, "__init__", prepare_side_by_side)
+        for name, share in SHARES.items():
+            monkeypatch.setattr(builder, name, pausing(getattr(builder, name), share))
+        return turns
+
+    return set_programs
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("kind", ["gaussian", "duplicates", "some non-finite"])
+@pytest.mark.parametrize(("programs", "parts"), [(2, 1), (4, 2)])
+def test_programs_take_turns(backend, side_by_side, monkeypatch, method, kind, programs, parts):
+    x, weight = given(kind, 140)
+    x = torch.cat([x, x.new_ones(140, 1_024)], dim=-1) if parts > 1 and method != "dpp" else x
+    given_arguments = varlen_arguments(method, x, weight, prefix_sums(70, 0, 70), prefix_sums(6, 0, 4), 10, 100)
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
+    with launch.forced("candidates"):
+        expected = getattr(ops, f"{method}_varlen").scores(*given_arguments)
+        monkeypatch.setattr(launch, "parts_of_depth", lambda *_: parts)
+        turns = side_by_side(programs, seed=programs)
+        assert_equal(getattr(ops, f"{method}_varlen").scores(*given_arguments), expected)
+    assert turns.taken > 50
+
+
+@pytest.mark.parametrize("form", ["materialised", "candidates"])
+def test_parts_of_tiles_are_summed_in_order(backend, side_by_side, monkeypatch, form):
+    # Without relevance a score is a similarity, to the last bit.
+    given_arguments = gaussian_tokens(70, 2_056, dtype=torch.bfloat16), random_weight(70), 20, 0.0
+    with launch.forced(form):
+        expected = ops.mmr.scores(*given_arguments)
+        monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 3)
+        turns = side_by_side(4, seed=1)
+        assert_equal(ops.mmr.scores(*given_arguments), expected)
+    assert turns.taken > 10
+
+
+@pytest.mark.parametrize("split_blocks", [2, 1])
+def test_picks_are_taken_in_a_part_of_the_depth_at_a_time(backend, side_by_side, monkeypatch, split_blocks):
+    # Relevance decides, so that a round takes in all 70 picks of the one before: two blocks of them.
+    given_arguments = gaussian_tokens(150, 2_056, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99
+    with launch.forced("materialised"):
+        expected = ops.mmr.scores(*given_arguments)
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 70)
+    monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 3)
+    for module in (launch.kernels, launch.kernels.candidates):
+        monkeypatch.setattr(module, "SPLIT_BLOCKS", tl.constexpr(split_blocks))
+    side_by_side(4, seed=1)
+    with launch.forced("candidates"):
+        assert_equal(ops.mmr.scores(*given_arguments), expected)
+
+
+def test_the_search_for_the_first_pick_widens(backend, monkeypatch):
+    x = gaussian_tokens(500, 16, seed=1)
+    with launch.forced("materialised"):
+        first = ops.divprune.scores(x, 1)
+    found, choose = [], launch.kernels.outliers.choose
+
+    def recorded(*given):
+        candidates, top = choose(*given)
+        found.append((int(given[4].handle.data.item()), int(candidates.handle.data.item())))
+        return candidates, top
+
+    monkeypatch.setattr(launch.kernels.outliers, "choose", recorded)
+    with launch.forced("candidates"):
+        assert_equal(ops.divprune.scores(x, 1), first)
+    # The third time, fewer candidates are found than fit a block: another block of them is left empty.
+    assert found == [(64, 55), (64, 62), (128, 20), (256, 0)]
+
+
+def test_programs_that_do_not_wait_are_found_out(backend, side_by_side, monkeypatch):
+    x, weight = given("gaussian", 140)
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
+    with launch.forced("candidates"):
+        expected = ops.mmr(x, weight, 12)
+        monkeypatch.setattr(launch.kernels.candidates, "grid_barrier", interpreter.InterpretedFunction(_go_on))
+        side_by_side(4, seed=1)
+        try:
+            result = ops.mmr(x, weight, 12)
+        except interpreter.InterpreterError:
+            return
+        assert not torch.equal(result, expected)
+
+
+def _go_on(arrivals, target):
+    pass

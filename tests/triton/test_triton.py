@@ -1,0 +1,320 @@
+"""What is particular to the Triton backend: slices, configurations, buckets, captures and limits."""
+
+import pytest
+import torch
+
+import tokenprune_kernels
+from tests.support.inputs import (
+    METHODS,
+    arguments,
+    exact_tokens,
+    exact_weight,
+    gaussian_tokens,
+    judged,
+    ops,
+    random_weight,
+)
+from tests.support.subprocess import python
+from tests.support.varlen import prefix_sums, varlen_arguments
+from tokenprune_kernels.backends import triton as backend_package
+from tokenprune_kernels.backends.triton import configs
+
+launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
+
+only_triton = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret),
+        pytest.param(("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The form of each run of launches, and the first item of its slice."""
+    recorded, run = [], launch._Selection.run
+
+    def recording(select, first, *arguments, **sizes):
+        recorded.append((type(select).__name__.removeprefix("_"), first))
+        run(select, first, *arguments, **sizes)
+
+    monkeypatch.setattr(launch._Selection, "run", recording)
+    return recorded
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("limit", "form", "firsts"),
+    [
+        (1, "CandidateBlocks", range(5)),
+        (4 * 12 * 12, "Materialised", range(5)),
+        (8 * 12 * 12, "Materialised", (0, 2, 4)),
+    ],
+)
+def test_a_batch_in_slices_is_the_batch_at_once(backend, monkeypatch, runs, method, limit, form, firsts):
+    x, weight = gaussian_tokens(5, 11, 16), random_weight(5, 11)
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 4))
+    assert runs == [("Materialised", 0)]
+    runs.clear()
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
+    for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 4)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+    assert runs == [(form, first) for first in firsts]
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ragged_batch_beyond_the_limit_is_selected_from_by_candidate_blocks(backend, monkeypatch, runs, method):
+    x, weight, sums = gaussian_tokens(40, 16), random_weight(40), (prefix_sums(*[10] * 4), prefix_sums(*[2] * 4))
+    select = getattr(ops, f"{method}_varlen").scores
+    expected = select(*varlen_arguments(method, x, weight, *sums, 8, 10))
+    # Rows times the longest segment bound the sum of the squares of the lengths; each is padded to 4 rows.
+    for limit, form in ((4 * 12 * 48, "Materialised"), (4 * 12 * 48 - 1, "CandidateBlocks")):
+        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", limit)
+        for mine, theirs in zip(select(*varlen_arguments(method, x, weight, *sums, 8, 10)), expected, strict=True):
+            assert torch.equal(mine, theirs)
+        assert runs[-1] == (form, 0)
+    assert len(runs) == 3
+
+
+@only_triton
+def test_a_loose_longest_segment_costs_no_more_launches(backend, monkeypatch, runs):
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 4 * 70 * 70)
+    x = gaussian_tokens(40, 16)
+    sums = prefix_sums(*[10] * 4), prefix_sums(*[2] * 4)
+    expected = ops.divprune_varlen(x, *sums, 8, 10)
+    assert torch.equal(ops.divprune_varlen(x, *sums, 8, 40), expected)
+    assert runs == [("Materialised", 0)] * 2
+
+
+@only_triton
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
+    x, weight = gaussian_tokens(140, 1_040, dtype=dtype), random_weight(140)
+    results = []
+    for config in configs.SIMILARITY:
+        if dtype.itemsize in config.element_sizes:
+            monkeypatch.setattr(launch, "similarity_config", lambda *_, config=config: config)
+            results.append((ops.divprune.scores(x, 9), ops.mmr.scores(x, weight, 9)))
+    assert len(results) > 1
+    for result in results[1:]:
+        for mine, theirs in zip(sum(result, ()), sum(results[0], ()), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_every_greedy_block_gives_the_same_bits(backend, monkeypatch, method):
+    x, weight = gaussian_tokens(40, 16), random_weight(40)
+    x[3], weight[7], weight[9] = torch.inf, -torch.nan, torch.inf
+    expected = getattr(ops, method).scores(*arguments(method, x, weight, 40))
+    packed = varlen_arguments(method, x, weight, prefix_sums(40), prefix_sums(40), 40, 40)
+    for block_n in (128, 2_048):
+        monkeypatch.setattr(launch.triton, "next_power_of_2", lambda _, block_n=block_n: block_n)
+        for mine, theirs in zip(getattr(ops, f"{method}_varlen").scores(*packed), expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_it_agrees_with_the_native_backend_where_similarities_are_exact(backend, method):
+    x = exact_tokens(70, 64, non_zeros=16, dtype=torch.bfloat16)
+    weight = exact_weight(method, 70)
+    with tokenprune_kernels.use_backend("native"):
+        expected = getattr(torch.ops.tokenprune, method).scores(*arguments(method, x, weight, 30))
+    for mine, theirs in zip(getattr(ops, method).scores(*arguments(method, x, weight, 30)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shapes": [(0, 8)]}, r"shapes: expected N and D of at least 1, got \(0, 8\)"),
+        ({"shapes": [(8, 0)]}, r"shapes: expected N and D of at least 1, got \(8, 0\)"),
+        ({"shapes": [(8, 8)], "methods": ["topk"]}, "methods: expected divprune, mmr, idpruner or dpp, got 'topk'"),
+    ],
+)
+def test_a_mistaken_warmup_is_an_error(options, message):
+    with pytest.raises(ValueError, match=f"^warmup: {message}$"):
+        tokenprune_kernels.warmup(device="cpu", **options)
+
+
+def test_the_workspace_limit_is_set_and_told(monkeypatch):
+    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 2**30)
+    assert backend_package.set_workspace_limit(2**20) == 2**30
+    assert launch.WORKSPACE_LIMIT == 2**20
+    for size, error, message in (
+        (0, ValueError, "expected size to be at least 1, got 0"),
+        (1.5, TypeError, "expected size to be an int, got float"),
+        (True, TypeError, "expected size to be an int, got bool"),
+    ):
+        with pytest.raises(error, match=f"^set_workspace_limit: {message}$"):
+            backend_package.set_workspace_limit(size)
+    assert launch.WORKSPACE_LIMIT == 2**20
+
+
+def test_the_workspace_limit_comes_from_the_environment():
+    assert configs.workspace_limit({}) == 2**30
+    assert configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": ""}) == 2**30
+    assert configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": "1000"}) == 1_000
+    for text in ("0", "-5", "1e9", "1 GiB"):
+        with pytest.raises(ValueError, match=f"^TOKENPRUNE_WORKSPACE_LIMIT: expected a number of bytes.*got '{text}'"):
+            configs.workspace_limit({"TOKENPRUNE_WORKSPACE_LIMIT": text})
+
+
+def test_candidate_blocks_win_from_the_threshold_on(monkeypatch):
+    for method, threshold in configs.CANDIDATES_FROM.items():
+        for count, form in ((threshold - 1, launch._Materialised), (threshold, launch._CandidateBlocks)):
+            assert launch._form(method, count, launch._padded(count)) is form
+    for rows, form in ((4_096, launch._Materialised), (2**24, launch._CandidateBlocks)):
+        assert launch._form("divprune", 4_096, rows) is form
+
+
+@only_triton
+def test_many_segments_have_fewer_candidates_each(backend, monkeypatch):
+    rooms = []
+    run = launch._run
+    monkeypatch.setattr(launch, "_run", lambda *a, **o: (rooms.append(a[3].get("room")), run(*a, **o)))
+    x, sums = gaussian_tokens(12, 8), (prefix_sums(5, 7), prefix_sums(2, 3))
+    with launch.forced("candidates"):
+        expected = ops.divprune_varlen(x, *sums, 5, 7)
+        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 2 * 4 * 128**2)
+        assert torch.equal(ops.divprune_varlen(x, *sums, 5, 7), expected)
+    assert [room for room in rooms if room] == [256, 256, 128, 128]  # of the search for the first pick, and behind it
+
+
+@only_triton
+def test_sizes_of_one_bucket_share_their_kernels(backend, monkeypatch):
+    monkeypatch.setattr(launch, "_compiled", set())
+
+    def run(items, count, depth, k):
+        x, weight = gaussian_tokens(items, count, depth, dtype=torch.bfloat16), random_weight(items, count)
+        ops.divprune(x, k)
+        ops.idpruner(x, weight, k, 0.1 * k)
+        ops.divprune_varlen(x[0], prefix_sums(count), prefix_sums(k), k, count)
+
+    run(3, 20, 128, 4)
+    known = len(launch._compiled)
+    for sizes in ((1, 17, 128, 1), (2, 32, 192, 7), (4, 31, 1024, 2)):
+        run(*sizes)
+        assert len(launch._compiled) == known
+    run(1, 33, 128, 1)
+    assert len(launch._compiled) > known
+
+
+@only_triton
+def test_nothing_is_compiled_inside_a_capture(backend, monkeypatch):
+    x = gaussian_tokens(20, 24, dtype=torch.float16)
+    monkeypatch.setattr(launch, "_compiled", set())
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_available", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match="row_norm_kernel: expected a bucket compiled before the capture"):
+            ops.divprune(x, 3)
+    tokenprune_kernels.warmup([(20, 24)], dtype=torch.float16, methods=["divprune"], device=ops.device)
+    names = {bucket[0].__name__ for bucket in launch._compiled}
+    assert names >= {"similarity_kernel", "greedy_kernel", "outlier_kernel", "candidate_kernel"}
+    with monkeypatch.context() as capturing:
+        capturing.setattr(torch.cuda, "is_available", lambda: True)
+        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert ops.divprune(x, 3).shape == (3,)
+        assert ops.divprune_varlen(x, prefix_sums(9, 11), prefix_sums(2, 2), 5, 18).shape == (5,)
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_more_rows_than_the_greedy_kernel_holds_are_no_limit(backend, monkeypatch, runs, method):
+    monkeypatch.setattr(launch, "LARGEST_COUNT", 20)
+    x, weight = gaussian_tokens(21, 8), random_weight(21)
+    judged(method, x, weight, 7)
+    judged(method, x[:20], weight[:20], 7)
+    getattr(ops, f"{method}_varlen")(*varlen_arguments(method, x, weight, prefix_sums(21), prefix_sums(1), 1, 21))
+    assert [form for form, _ in runs] == ["CandidateBlocks"] * 2 + ["Materialised"] * 2 + ["CandidateBlocks"]
+
+
+@only_triton
+@pytest.mark.slow
+def test_a_single_pick_of_more_rows_than_the_greedy_kernel_holds(backend, monkeypatch):
+    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 1)
+    x = torch.ones(configs.LARGEST_COUNT + 1, 1)
+    x[1_000] = -1
+    assert ops.divprune(x, 2).tolist() == [1_000, 0]
+
+
+@only_triton
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dot_product_that_overflows_where_the_sum_of_squares_did_not(backend, method):
+    largest = torch.finfo(torch.float32).max
+    row = torch.zeros(256 * 12 + 1)
+    row[0] = torch.tensor(largest).sqrt().nextafter(torch.tensor(0.0))
+    row[256] = ((largest - row[0].double() ** 2) * 0.98).sqrt()
+    # Lost where the norm adds them to the square of the first element, not where a chunk adds them to one another.
+    row[512::256] = 2.8e15
+    x = torch.stack([torch.full_like(row, torch.nan), row, row.roll(0)])
+    assert getattr(ops, method)(*arguments(method, x, torch.ones(3), 3)).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("backend", [pytest.param(("triton", "cpu"), marks=pytest.mark.interpret)], indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((9, 8), (2**30, 1)), ((4, 7), (2**31 + 1, 1)), ((2, 3, 8), (2**32, 2**30, 1))]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_far_apart(backend, tmp_path, method, shape, strides):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**34 + 2**13)
+    memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2**33 + 2**12, dtype=torch.bfloat16)
+    x, weight = gaussian_tokens(*shape, dtype=torch.bfloat16), random_weight(*shape[:-1])
+    apart = memory.as_strided(shape, strides).copy_(x)
+    result = getattr(ops, method).scores(*arguments(method, apart, weight, 2))
+    for mine, theirs in zip(result, getattr(ops, method).scores(*arguments(method, x, weight, 2)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@only_triton
+def test_sizes_beyond_what_a_kernel_counts_are_an_error(backend):
+    message = "^divprune: expected D to be at most 1073741824 on the triton backend, got 1073741825$"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("divprune", "default")(torch.ones(1).expand(2, 2**30 + 1), 1)
+    message = "^mmr: expected N to be at most 1073741824 on the triton backend, got 1073741825$"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("mmr", "default")(torch.ones(1, 1).expand(2**30 + 1, 1), torch.ones(1).expand(2**30 + 1), 1)
+    segments = 2**21
+    sums = torch.zeros(segments + 1, dtype=torch.int32), torch.zeros(segments + 1, dtype=torch.int32)
+    message = "expected at most 2097151 segments with max_seqlen = 16384 on the triton backend, got 2097152"
+    with pytest.raises(ValueError, match=message):
+        launch.operator("divprune_varlen", "default")(torch.ones(1).expand(16_384, 8), *sums, 1, 16_384)
+
+
+@only_triton
+def test_capacities_beyond_the_rows_are_no_limit(backend):
+    x = gaussian_tokens(6, 8)
+    indices = ops.divprune_varlen(x, prefix_sums(2, 4), prefix_sums(1, 2), 1_000, 2**31 - 1)
+    assert torch.equal(indices[:3], ops.divprune_varlen(x, prefix_sums(2, 4), prefix_sums(1, 2), 3, 4))
+    assert (indices[3:] == -1).all()
+
+
+def test_cpu_tensors_need_the_interpreter():
+    code = """
+import torch, tokenprune_kernels as t
+with t.use_backend("triton"):
+    t.divprune(torch.eye(3), 1)
+"""
+    expected = "RuntimeError: divprune: backend 'triton' cannot run on cpu tensors: it runs on CPU tensors only in"
+    assert expected in python(code, TRITON_INTERPRET="0").stderr
+    assert python(code, TRITON_INTERPRET="1").returncode == 0
+
+
+def test_a_missing_triton_is_a_reason(monkeypatch):
+    monkeypatch.setattr(backend_package.importlib.util, "find_spec", lambda name: None)
+    backend_package.unavailable.cache_clear()
+    try:
+        assert backend_package.unavailable("cuda") == "triton is not installed"
+    finally:
+        backend_package.unavailable.cache_clear()
+
+
+def test_the_package_does_not_import_triton():
+    assert python("import sys, tokenprune_kernels; print('triton' in sys.modules)").stdout.strip() == "False"
