@@ -19,13 +19,12 @@ COMPILE_FLAGS = [
     "-O2" if SANITIZE else "-O3",
     "-ffp-contract=off",  # a similarity and a score round the same way wherever the compiler inlines them
     "-fno-math-errno",
-    "-fopenmp",  # without it at::parallel_for is a plain loop
     "-fvisibility=hidden",
     "-Wall",
     "-Wno-maybe-uninitialized",  # GCC 12 raises it inside its own AVX-512 intrinsics
     "-Werror=return-type",
 ]
-LINK_FLAGS = ["-fopenmp"]
+LINK_FLAGS = []
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
     COMPILE_FLAGS += flags
@@ -72,7 +71,7 @@ class Build(BuildExtension):
 
 
 HEADERS = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inc"), GENERATED / "operators.h"]
-sources = ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp"))]
+sources = ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").rglob("*.cpp"))]
 
 setup(
     ext_modules=[

@@ -22,7 +22,7 @@ class Block {
   void clear() { rows_.clear(); }
 
   template <class Parallel>
-  void append(const std::vector<std::int64_t>& rows, Parallel& parallel) {
+  void append(const std::vector<std::int64_t>& rows, const Parallel& parallel) {
     const std::int64_t before = size();
     rows_.insert(rows_.end(), rows.begin(), rows.end());
     const std::int64_t first_group = before / kPanelGroup, groups = (size() + kPanelGroup - 1) / kPanelGroup;
@@ -45,7 +45,7 @@ class Block {
   // should be sorted by it.
   template <class Parallel, class FirstOf, class Visit>
   void similarities(const std::vector<std::int64_t>& others, const FirstOf& first_of, std::int64_t part,
-                    Parallel& parallel, const Visit& visit) {
+                    const Parallel& parallel, const Visit& visit) {
     if (others.empty()) return;
     const std::int64_t tile_rows = item_.products.tile_rows;
     const std::int64_t tiles = (others.size() + tile_rows - 1) / tile_rows;
@@ -70,7 +70,7 @@ class Block {
 
   // matrix[a * capacity + b] = similarity of the block's rows a and b.
   template <class Parallel>
-  void gram(float* matrix, Parallel& parallel) {
+  void gram(float* matrix, const Parallel& parallel) {
     const std::int64_t strip_rows = std::min(item_.products.tile_rows, kPanelGroup);
     const std::int64_t strips = (size() + strip_rows - 1) / strip_rows;
     parallel(strips, grain(strip_rows * size() / 2 * item_.rows.depth),

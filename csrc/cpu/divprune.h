@@ -12,7 +12,7 @@ struct DivPrune : RunningMaximum {
   std::vector<float> similarity_to_outlier;  // of each row, NaN where the search did not compute it
 
   template <class T, class Parallel>
-  Key first_pick(Item<T>& item, Parallel& parallel) {
+  Key first_pick(Item<T>& item, const Parallel& parallel) {
     // Neighbours in a picture or a video are often alike.
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
       if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
@@ -38,7 +38,7 @@ struct DivPrune : RunningMaximum {
 };
 
 template <class T, class Parallel>
-void divprune(const Rows<T>& rows, const Picks& picks, Parallel& parallel) {
+void divprune(const Rows<T>& rows, const Picks& picks, const Parallel& parallel) {
   DivPrune policy;
   const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : -1; };
   Item<T> item = prepare(rows, nullptr, parallel, next_row, policy.next_row_dot, wants_signatures(rows, rows.count));

@@ -160,7 +160,7 @@ class Dpp {
 };
 
 template <class T, class Parallel>
-void dpp(const Rows<T>& rows, const float* relevance, const Picks& picks, Parallel& parallel) {
+void dpp(const Rows<T>& rows, const float* relevance, const Picks& picks, const Parallel& parallel) {
   FirstPickGuess guess(relevance, rows.count);
   Item<T> item = prepare(rows, relevance, guess, parallel, /*with_signatures=*/false);
   const ScaledRelevance scaled(relevance, item);

@@ -27,7 +27,7 @@ struct FirstPickGuess {
 
 // An item prepared for a selection that begins with the largest weight: the importance or the relevance of its rows.
 template <class T, class Parallel>
-Item<T> prepare(const Rows<T>& rows, const float* weight, FirstPickGuess& guess, Parallel& parallel,
+Item<T> prepare(const Rows<T>& rows, const float* weight, FirstPickGuess& guess, const Parallel& parallel,
                 bool with_signatures) {
   return prepare(rows, weight, parallel, [&](std::int64_t) { return guess.row; }, guess.dot, with_signatures);
 }

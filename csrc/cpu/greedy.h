@@ -48,7 +48,7 @@ class Greedy {
         taken_in_(item.rows.count) {}
 
   template <class Parallel>
-  void run(Parallel& parallel) {
+  void run(const Parallel& parallel) {
     pick_first(parallel);
     std::int64_t front_size = sizes_.front;
     while (!picks_.complete() && !bounds_.empty()) {
@@ -83,7 +83,7 @@ class Greedy {
   }
 
   template <class Parallel>
-  void pick_first(Parallel& parallel) {
+  void pick_first(const Parallel& parallel) {
     const Key first = policy_.first_pick(item_, parallel);
     if (first.index == kNoKey.index) return;
     if (policy_.exhausted(first)) return pick_rest(RowState::candidate, first.score);
@@ -99,14 +99,14 @@ class Greedy {
   }
 
   template <class Parallel>
-  void append(const std::vector<std::int64_t>& new_picks, Parallel& parallel) {
+  void append(const std::vector<std::int64_t>& new_picks, const Parallel& parallel) {
     selected_.append(new_picks, parallel);
     if (item_.signature.empty()) return;
     for (const std::int64_t i : new_picks) signatures_.push_back(item_.signature[i]);
   }
 
   template <class Parallel>
-  void take_in_first(const std::vector<std::int64_t>& others, Parallel& parallel) {
+  void take_in_first(const std::vector<std::int64_t>& others, const Parallel& parallel) {
     std::vector<std::int64_t> unknown;
     for (const std::int64_t i : others) {
       const std::optional<float> value = policy_.similarity_to_first(item_, i, selected_.row(0));
@@ -123,7 +123,7 @@ class Greedy {
   // `others` take in the picks that they lack, until their bounds turn out not to beat `outside`. Those that lack as
   // many are best neighbours in the list.
   template <class Parallel>
-  void take_in(const std::vector<std::int64_t>& others, Key outside, Parallel& parallel) {
+  void take_in(const std::vector<std::int64_t>& others, Key outside, const Parallel& parallel) {
     selected_.similarities(
         others, [&](std::int64_t i) { return taken_in_[i]; }, sizes_.part, parallel,
         [&](std::int64_t i, const float* values, std::int64_t first, std::int64_t count, int) {
@@ -140,7 +140,7 @@ class Greedy {
   // Of `behind`, rows that lack many picks take in the two of these that are most like them by signature. Mostly that
   // shows already that they do not beat `outside`; then they are left out.
   template <class Parallel>
-  void look_ahead(std::vector<std::int64_t>& behind, Key outside, Parallel& parallel) {
+  void look_ahead(std::vector<std::int64_t>& behind, Key outside, const Parallel& parallel) {
     if (item_.signature.empty() || outside.index == kNoKey.index) return;
     const std::int64_t many = std::max<std::int64_t>(sizes_.signature_after, 2);
     const auto few = std::partition(behind.begin(), behind.end(), [&](std::int64_t i) { return lacks(i) >= many; });
@@ -166,7 +166,7 @@ class Greedy {
   // Brings the rows of the front up to date, as long as they may beat `outside`, and moves those that still may to its
   // start; the end of these.
   template <class Parallel>
-  Bound bring_up_to_date(Bound end, Key outside, Parallel& parallel) {
+  Bound bring_up_to_date(Bound end, Key outside, const Parallel& parallel) {
     std::vector<std::int64_t> behind;
     for (Bound bound = bounds_.begin(); bound != end; ++bound)
       if (lacks(bound->index) > 0) behind.push_back(bound->index);
@@ -181,7 +181,7 @@ class Greedy {
 
   // Picks from the candidates, which end at `end`, as long as the best of them beats `outside`.
   template <class Parallel>
-  void pick_from(Bound end, Key outside, Parallel& parallel) {
+  void pick_from(Bound end, Key outside, const Parallel& parallel) {
     Bound best = std::min_element(bounds_.begin(), end, comes_before);
     candidates_.clear();
     std::vector<std::int64_t> rows;
@@ -239,7 +239,7 @@ class Greedy {
 };
 
 template <class T, class Policy, class Parallel>
-void greedy(Item<T>& item, Policy& policy, const Picks& picks, Parallel& parallel) {
+void greedy(Item<T>& item, Policy& policy, const Picks& picks, const Parallel& parallel) {
   Greedy<T, Policy>(item, policy, picks, block_sizes(item.rows), parallel.threads()).run(parallel);
 }
 

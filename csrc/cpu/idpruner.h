@@ -24,7 +24,7 @@ std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
 }
 
 template <class T, class Parallel>
-void idpruner(const Rows<T>& rows, const float* importance, double lam, const Picks& picks, Parallel& parallel) {
+void idpruner(const Rows<T>& rows, const float* importance, double lam, const Picks& picks, const Parallel& parallel) {
   FirstPickGuess guess(importance, rows.count);
   Item<T> item = prepare(rows, importance, guess, parallel, mmr_wants_signatures(rows, picks.k, lam));
   const std::vector<float> relevance = relevance_of(importance, item);

@@ -28,7 +28,7 @@ constexpr std::int64_t kFetch = 8;
 
 // Rows per parallel task, so that a task is worth handing to a thread.
 inline std::int64_t grain(std::int64_t multiply_adds_per_row) {
-  constexpr std::int64_t kMultiplyAddsPerTask = 1 << 20;
+  constexpr std::int64_t kMultiplyAddsPerTask = 1 << 18;
   return std::max<std::int64_t>(1, kMultiplyAddsPerTask / std::max<std::int64_t>(1, multiply_adds_per_row));
 }
 
@@ -72,7 +72,7 @@ struct Item {
 // pass over the rows leaves the dot product of each row i with row companion(i), by products.of_row, in
 // companion_dot[i], where there is one (it is not negative), and signatures, where they are wanted.
 template <class T, class Parallel, class Companion>
-Item<T> prepare(const Rows<T>& rows, const float* weight, Parallel& parallel, const Companion& companion,
+Item<T> prepare(const Rows<T>& rows, const float* weight, const Parallel& parallel, const Companion& companion,
                 std::vector<float>& companion_dot, bool with_signatures) {
   Item<T> item{rows};
   item.signature.resize(with_signatures ? rows.count : 0);

@@ -45,7 +45,7 @@ bool mmr_wants_signatures(const Rows<T>& rows, std::int64_t k, double lam) {
 }
 
 template <class T, class Parallel>
-void mmr(const Rows<T>& rows, const float* relevance, double lam, const Picks& picks, Parallel& parallel) {
+void mmr(const Rows<T>& rows, const float* relevance, double lam, const Picks& picks, const Parallel& parallel) {
   FirstPickGuess guess(relevance, rows.count);
   Item<T> item = prepare(rows, relevance, guess, parallel, mmr_wants_signatures(rows, picks.k, lam));
   Mmr policy(relevance, lam, guess);

@@ -39,7 +39,7 @@ class OutlierSearch {
 
   // The key of the top outlier; kNoKey if no row is finite.
   template <class Parallel>
-  Key run(Parallel& parallel) {
+  Key run(const Parallel& parallel) {
     while (!alive_.empty()) {
       take_block(parallel);
       compare_within_block(parallel);
@@ -61,7 +61,7 @@ class OutlierSearch {
   // Compares the rows alive with the two others that are most like them by signature, while that shows of enough of
   // them that they are not the top outlier. Whether there was a row to try.
   template <class Parallel>
-  bool look_ahead(Parallel& parallel) {
+  bool look_ahead(const Parallel& parallel) {
     bool tried_any = false;
     while (const std::int64_t tries = rows_to_try()) {
       parallel(tries, grain(4 * item_.rows.count + 2 * kFetch * item_.rows.depth),
@@ -94,7 +94,7 @@ class OutlierSearch {
 
   // Moves the rows with the best bounds into the block.
   template <class Parallel>
-  void take_block(Parallel& parallel) {
+  void take_block(const Parallel& parallel) {
     std::vector<Key> keys;
     for (const std::int64_t i : alive_) keys.push_back(key(i));
     const auto last = keys.begin() + std::min<std::int64_t>(block_size_, keys.size()) - 1;
@@ -108,7 +108,7 @@ class OutlierSearch {
   }
 
   template <class Parallel>
-  void compare_within_block(Parallel& parallel) {
+  void compare_within_block(const Parallel& parallel) {
     block_.gram(matrix_.data(), parallel);
     for (std::int64_t a = 0; a < block_.size(); ++a)
       for (std::int64_t b = 0; b < block_.size(); ++b) {
@@ -131,7 +131,7 @@ class OutlierSearch {
 
   // Compares the block's rows that are alive with those that are not, some at a time; the positions of the survivors.
   template <class Parallel>
-  std::vector<std::int64_t> compare_with_dead(Parallel& parallel) {
+  std::vector<std::int64_t> compare_with_dead(const Parallel& parallel) {
     std::vector<std::int64_t> survivors(block_.size());
     std::iota(survivors.begin(), survivors.end(), 0);
     const auto keep_alive = [&] {
@@ -160,7 +160,7 @@ class OutlierSearch {
   // Raises the bounds of `others` and of the rows of `block`; row number j of it is number position_of(j) of block_.
   template <class Parallel, class PositionOf>
   void compare(const std::vector<std::int64_t>& others, Block<T>& block, const PositionOf& position_of,
-               Parallel& parallel) {
+               const Parallel& parallel) {
     if (block.size() == 0) return;
     std::fill(nearest_.begin(), nearest_.end(), -kInfinity);
     block.similarities(

@@ -1,0 +1,221 @@
+// Stress of csrc/cpu/operators: threads, jobs, batches and processors, without torch. Exits with 0 when every check
+// holds. test_thread_team.py builds and runs it, under sanitizers too.
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "parallel.h"
+#include "processors.h"
+
+using namespace tokenprune::cpu;
+
+#define CHECK(condition)                                                    \
+  do {                                                                      \
+    if (!(condition)) {                                                     \
+      std::fprintf(stderr, "line %d: expected %s\n", __LINE__, #condition); \
+      std::_Exit(1);                                                        \
+    }                                                                       \
+  } while (false)
+
+namespace {
+
+constexpr int kThreads = 4;
+
+// Every element of a loop is done once, and a thread number belongs to one thread at a time.
+void check_loop(const Parallel& parallel, std::int64_t count, std::int64_t grain) {
+  std::vector<int> visits(count);
+  std::vector<std::int64_t> sums(parallel.threads());
+  std::vector<std::atomic<int>> inside(parallel.threads());
+  parallel(count, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
+    CHECK(thread >= 0 && thread < parallel.threads());
+    CHECK(inside[thread].fetch_add(1) == 0);
+    CHECK(begin < end && end <= count && (end - begin <= grain || parallel.threads() == 1));
+    for (std::int64_t i = begin; i < end; ++i) {
+      ++visits[i];
+      sums[thread] += i;  // a data race if two threads had one number
+    }
+    inside[thread].fetch_sub(1);
+  });
+  for (const int visit : visits) CHECK(visit == 1);
+  CHECK(std::accumulate(sums.begin(), sums.end(), std::int64_t{0}) == count * (count - 1) / 2);
+}
+
+void loops(unsigned seed, int rounds) {
+  std::mt19937 random(seed);
+  for (int round = 0; round < rounds; ++round)
+    check_loop(Parallel(1 + random() % kThreads, nullptr, nullptr), random() % 300, 1 + random() % 40);
+}
+
+// Items whose selections share their steps, as in a batch.
+void batches(unsigned seed, int rounds) {
+  std::mt19937 random(seed);
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<double> work(random() % 12);
+    for (double& each : work) each = random() % 5;
+    std::vector<std::atomic<int>> done(work.size());
+    InterruptCheck interrupts;
+    for_each_item(work, kThreads, &interrupts, [&](std::int64_t item, const Parallel& parallel) {
+      for (int step = 0; step < 3; ++step) check_loop(parallel, 20 + item * 17, 5);
+      ++done[item];
+    });
+    for (const auto& each : done) CHECK(each == 1);
+  }
+}
+
+void failures(int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    int caught = 0;
+    try {
+      Parallel(kThreads, nullptr, nullptr)(100, 1, [&](std::int64_t begin, std::int64_t, int) {
+        if (begin % 10 == round % 10) throw std::runtime_error("piece");
+      });
+    } catch (const std::runtime_error& error) {
+      CHECK(std::string(error.what()) == "piece");
+      ++caught;
+    }
+    // A failing item ends the others at their next step, and it is the item's own exception that comes out.
+    std::atomic<int> steps{0};
+    try {
+      for_each_item(std::vector<double>(8, 1.0), kThreads, nullptr, [&](std::int64_t item, const Parallel& parallel) {
+        if (item == round % kThreads) throw std::runtime_error("item");
+        for (int step = 0; step < 100'000; ++step) {
+          ++steps;
+          parallel(1, 1, [](std::int64_t, std::int64_t, int) {});
+          std::this_thread::sleep_for(std::chrono::microseconds(10));
+        }
+      });
+    } catch (const std::runtime_error& error) {
+      CHECK(std::string(error.what()) == "item");
+      ++caught;
+    }
+    CHECK(caught == 2);
+    CHECK(steps < 8 * 100'000);
+    loops(round, 3);
+  }
+}
+
+struct Interrupted {};
+
+// A caller that waits for others' items still asks whether the user wants to stop.
+void interruptions() {
+  throw_if_interrupted = [] { throw Interrupted(); };
+  bool caught = false;
+  try {
+    InterruptCheck interrupts;
+    for_each_item({2.0, 1.0}, 2, &interrupts, [&](std::int64_t, const Parallel& parallel) {
+      for (int step = 0; step < 1'000'000; ++step) {
+        parallel(1, 1, [](std::int64_t, std::int64_t, int) {});
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
+    });
+  } catch (const Interrupted&) {
+    caught = true;
+  }
+  throw_if_interrupted = nullptr;
+  CHECK(caught);
+}
+
+template <class Function>
+void from_threads(int callers, const Function& function) {
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < callers; ++caller) threads.emplace_back([&, caller] { function(caller); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+thread_local bool ours = false;
+std::atomic<int> handled_elsewhere{0}, handled{0};
+
+// Signals are handled by the application's threads.
+void signals() {
+  ours = true;
+  struct sigaction action{};
+  action.sa_handler = [](int) { ++(ours ? handled : handled_elsewhere); };
+  sigaction(SIGUSR1, &action, nullptr);
+  std::atomic<bool> stop{false};
+  std::thread sender([&] {
+    ours = true;
+    while (!stop) {
+      kill(getpid(), SIGUSR1);
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  });
+  loops(7, 500);
+  stop = true;
+  sender.join();
+  CHECK(handled > 0 && handled_elsewhere == 0);
+}
+
+void forks() {
+  loops(1, 20);
+  for (int child = 0; child < 5; ++child) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      alarm(20);
+      loops(child, 50);
+      batches(child, 5);
+      std::_Exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  loops(2, 20);
+}
+
+void write(const std::string& path, const std::string& text) {
+  for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1))
+    mkdir(path.substr(0, slash).c_str(), 0700);
+  std::ofstream(path) << text;
+}
+
+void control_groups(const std::string& root) {
+  CHECK(control_group_limit(root + "/nothing") == 0);
+  const std::string two = root + "/two", one = root + "/one", both = root + "/both";
+  write(two + "/proc/self/cgroup", "0::/a/b\n");
+  write(two + "/sys/fs/cgroup/cpu.max", "max 100000\n");
+  CHECK(control_group_limit(two) == 0);
+  write(two + "/sys/fs/cgroup/a/cpu.max", "250000 100000\n");
+  write(two + "/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+  CHECK(control_group_limit(two) == 3);
+  write(two + "/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n");
+  CHECK(control_group_limit(two) == 1);
+  write(one + "/proc/self/cgroup", "5:cpuset:/\n3:cpu,cpuacct:/c\n0::/\n");
+  write(one + "/sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us", "-1\n");
+  write(one + "/sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_period_us", "100000\n");
+  CHECK(control_group_limit(one) == 0);
+  write(one + "/sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us", "400000\n");
+  CHECK(control_group_limit(one) == 4);
+  write(both + "/proc/self/cgroup", "3:cpu:/\n0::/\n");
+  write(both + "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "600000\n");
+  write(both + "/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+  write(both + "/sys/fs/cgroup/cpu.max", "200000 100000\n");
+  CHECK(control_group_limit(both) == 2);
+  CHECK(available_processors() >= 1);
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const bool forking = std::string(arguments[2]) == "fork";
+  control_groups(arguments[1]);
+  loops(0, 2'000);
+  from_threads(8, [](int caller) { loops(caller, 400); });
+  from_threads(80, [](int caller) { loops(caller, 20); });  // more callers than slots
+  batches(0, 100);
+  from_threads(4, [](int caller) { batches(caller, 40); });
+  failures(30);
+  interruptions();
+  signals();
+  if (forking) forks();
+  // Helpers are still awake when the process ends.
+  loops(3, 10);
+  std::puts("done");
+}
