@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .selectors import rows_at
+from .kept_tokens import rows_at
 
 _BLOCK_ROWS = 512
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.support.inputs import gaussian_tokens, generator, random_weight
-from tokenprune_kernels import analysis, comparison, importance, metrics, pictures
-from tokenprune_kernels.analysis import figures, frontier, report, selections
+from tokenprune_kernels import analysis, baselines, importance, metrics
+from tokenprune_kernels.analysis import figures, frontier, pictures, report, selections
 from tokenprune_kernels.analysis.progress import Progress
 from tokenprune_kernels.analysis.samples import Sample
 from tokenprune_kernels.analysis.selections import Measurement
@@ -263,12 +263,12 @@ def test_every_selector_is_run_over_its_parameter(samples, measurements):
     relevance = (weights - weights.min()) / (weights.max() - weights.min() + 1e-6)
     expected = {
         ("DivPrune", None): ops.divprune(x, 9),
-        ("top-k importance", None): comparison.top_k(weights, 9),
+        ("top-k importance", None): baselines.top_k(weights, 9),
         ("IDPruner", None): ops.idpruner(x, weights, 9),
-        ("random", None): comparison.random(48, 9),
-        ("uniform grid", None): comparison.grid(ROWS, COLUMNS, 9),
+        ("random", None): baselines.random(48, 9),
+        ("uniform grid", None): baselines.grid(ROWS, COLUMNS, 9),
         **{("MMR", i / 40): ops.mmr(x, relevance, 9, i / 40) for i in range(41)},
-        **{("naive mixture", i / 40): comparison.mixture(x, weights, 9, i / 40) for i in range(41)},
+        **{("naive mixture", i / 40): baselines.mixture(x, weights, 9, i / 40) for i in range(41)},
         **{("DPP", t): ops.dpp(x, (relevance / t).exp(), 9) for t in selections.TEMPERATURES},
     }
     assert [(each.selector, each.parameter) for each in first] == list(expected)

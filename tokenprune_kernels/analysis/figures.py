@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import metrics, pictures
+from .. import metrics
+from . import pictures
 from .samples import Sample
 from .selections import (
     CURVES,

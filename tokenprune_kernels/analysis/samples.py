@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import importance, pictures
+from .. import importance
+from . import pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image

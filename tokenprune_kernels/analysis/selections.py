@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from .. import comparison, metrics
+from .. import baselines, metrics
 from ..selectors import divprune, dpp, idpruner, mmr
 from .samples import Sample
 
@@ -80,18 +80,18 @@ def steps(sample: Sample, k: int) -> list[Step]:
 
     points = [
         Step(DIVPRUNE, None, lambda: divprune(x, k)),
-        Step(TOP_K, None, lambda: comparison.top_k(weights, k)),
+        Step(TOP_K, None, lambda: baselines.top_k(weights, k)),
         Step(IDPRUNER, None, lambda: idpruner(x, weights, k)),
-        Step(RANDOM, None, lambda: comparison.random(count, k)),
+        Step(RANDOM, None, lambda: baselines.random(count, k)),
     ]
     if sample.grid is not None:
         rows, columns = sample.grid
-        points.append(Step(GRID, None, lambda: comparison.grid(rows, columns, k)))
+        points.append(Step(GRID, None, lambda: baselines.grid(rows, columns, k)))
     return [
         *points,
         *(Step(MMR, lam, lambda lam=lam: mmr(x, relevance, k, lam=lam)) for lam in LAMS),  # type: ignore[misc]
         *(
-            Step(MIXTURE, share, lambda share=share: comparison.mixture(x, weights, k, share))  # type: ignore[misc]
+            Step(MIXTURE, share, lambda share=share: baselines.mixture(x, weights, k, share))  # type: ignore[misc]
             for share in SHARES
         ),
         *(Step(DPP, t, lambda t=t: dpp(x, quality(t), k)) for t in TEMPERATURES),  # type: ignore[misc]

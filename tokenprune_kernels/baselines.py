@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kept_tokens import rows_at
 from .metrics import check_dimensions
-from .selectors import divprune, rows_at
+from .selectors import divprune
 
 
 def top_k(importance: Tensor, k: int) -> Tensor:
