@@ -79,6 +79,12 @@ def check_tokens(operator: str, x: Tensor, *, varlen: bool = False) -> None:
     )
 
 
+def check_dimensions(name: str, argument: str, tensor: Tensor, expected: str) -> None:
+    """Raises in the name of `name` unless a tensor has the dimensions of a shape such as ``[..., N, D]``."""
+    if tensor.dim() < expected.count(","):
+        raise ValueError(f"{name}: expected {argument} to have shape {expected}, got shape {list(tensor.shape)}")
+
+
 def _check_weight(operator: str, name: str, weight: Tensor, x: Tensor) -> None:
     def message() -> str:
         return (

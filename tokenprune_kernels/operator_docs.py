@@ -14,7 +14,9 @@ raw inputs; their distance is ``1 - similarity``. Ties go to the lowest index. A
 float32 sum of squares, its relevance or its importance is; such rows influence no other row and come last, lowest index
 first, with score -inf."""
 
-_LAM = "weight of {weight}, in [0, 1]: 1 ranks by {weight} alone, 0 by diversity alone; a constant of a compiled graph."
+_LAM = """\
+weight of {weight}, in [0, 1]: 1 ranks by {weight} alone, 0 by diversity alone. A constant of a compiled
+        graph."""
 _WEIGHT = "of each token, ``{shape}``, float16, bfloat16, float32 or float64, turned into float32."
 
 _ARGUMENTS = {

@@ -35,9 +35,9 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
         >>> from tokenprune_kernels import divprune
         >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
         >>> divprune(x, 3)
-        tensor([2, 3, 0])
+        tensor([2, 0, 3])
         >>> divprune(x, keep_ratio=0.5, sorted=True)
-        tensor([2, 3])
+        tensor([0, 2])
     """
     return select("divprune", x, None, k, keep_ratio, sorted)
 
@@ -126,8 +126,11 @@ def idpruner(
         >>> import torch
         >>> from tokenprune_kernels import idpruner
         >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
-        >>> idpruner(x, torch.tensor([7.0, 8.0, 5.0, 1.0]), 2)
-        tensor([1, 2])
+        >>> importance = torch.tensor([7.0, 8.0, 5.0, 1.0])
+        >>> idpruner(x, importance, 2)
+        tensor([1, 3])
+        >>> idpruner(x, importance, 2, lam=1.0)
+        tensor([1, 0])
     """
     return select("idpruner", x, importance, k, keep_ratio, sorted, lam)
 
@@ -209,7 +212,7 @@ def divprune_varlen(
         >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
         >>> cu_seqlens = torch.tensor([0, 1, 4], dtype=torch.int32)
         >>> divprune_varlen(x, cu_seqlens, torch.tensor([0, 1, 3], dtype=torch.int32))
-        tensor([0, 3, 1])
+        tensor([0, 1, 3])
     """
     return select_varlen("divprune", x, None, cu_seqlens, cu_k, total_k, max_seqlen, sorted)
 
@@ -311,7 +314,7 @@ def idpruner_varlen(
         >>> importance = torch.tensor([7.0, 8.0, 5.0, 1.0])
         >>> cu_seqlens = torch.tensor([0, 1, 4], dtype=torch.int32)
         >>> idpruner_varlen(x, importance, cu_seqlens, torch.tensor([0, 1, 3], dtype=torch.int32))
-        tensor([0, 1, 2])
+        tensor([0, 1, 3])
     """
     return select_varlen("idpruner", x, importance, cu_seqlens, cu_k, total_k, max_seqlen, sorted, lam)
 

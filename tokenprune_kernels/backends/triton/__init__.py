@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ...methods import METHODS
+
 
 @functools.cache
 def unavailable(device_type: str) -> str | None:
@@ -58,7 +60,7 @@ def warmup(
     shapes: Iterable[tuple[int, int]],
     *,
     dtype: torch.dtype = torch.bfloat16,
-    methods: Iterable[str] = ("divprune", "mmr", "idpruner"),
+    methods: Iterable[str] = tuple(METHODS),
     device: torch.device | str = "cuda",
 ) -> None:
     """Compiles ahead what selections from items of the given shapes need, packed ones included.
@@ -69,12 +71,18 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``; weights may be float32 or of the
-            tokens' dtype.
+        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``, by default all; weights may be
+            float32 or of the tokens' dtype.
         device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
 
     Raises:
         ValueError: a shape without rows or elements, or an unknown method.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels import warmup
+        >>> if torch.cuda.is_available():
+        ...     warmup([(576, 1024)], methods=["divprune"])
     """
     shapes, methods = list(shapes), list(methods)
     for method in methods:
