@@ -107,8 +107,8 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold: ``versions`` (package, torch, triton, python), ``default_backend``, and
         ``backends``. Each backend has ``unavailable``, by device type None or the reason. ``native`` also has the
-        ``torch`` and the ``compiler`` that the extension was built with, the instruction set in use (``isa``) and the
-        ``supported_isas``.
+        ``torch`` and the ``compiler`` that the extension was built with, the instruction set in use (``isa``), the one
+        that each dtype takes (``isa_by_dtype``) and the ``supported_isas``.
 
     Example:
         >>> import tokenprune_kernels

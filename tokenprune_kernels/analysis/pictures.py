@@ -1,4 +1,4 @@
-"""Pictures as tokens, and the kept tokens as a picture: for the demo and the command line.
+"""Pictures as tokens, and kept tokens as a picture, for the demo and the command line.
 
 Needs numpy and Pillow, the ``[demo]`` extra.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PATCH = 14
-DIMENSIONS = 1024
+D = 1024
 
 _SEED = 0
 _MEAN = 0.5
@@ -73,7 +73,7 @@ def save_picture(picture: Image, path: str | os.PathLike[str]) -> None:
 
 
 def patch_grid(picture: Image) -> tuple[int, int]:
-    """How many rows and columns of whole 14 x 14 patches the picture has; ValueError where it has none."""
+    """Returns how many rows and columns of whole 14 x 14 patches the picture has; ValueError where it has none."""
     rows, columns = picture.height // PATCH, picture.width // PATCH
     if rows == 0 or columns == 0:
         got = f"{picture.width} x {picture.height}"
@@ -82,14 +82,13 @@ def patch_grid(picture: Image) -> tuple[int, int]:
 
 
 def patch_tokens(picture: Image) -> Tensor:
-    """One token per patch: a fixed linear map of its pixels, like the first layer of a vision transformer.
+    """Returns one token per patch: a fixed linear map of its pixels, like the first layer of a vision transformer.
 
     Channels are scaled to [0, 1] and normalised by mean 0.5 and standard deviation 0.25; the matrix is Gaussian and
     seeded, so that a picture always gives the same tokens.
 
     Args:
-        picture: an RGB picture of at least 14 x 14 pixels; what exceeds whole patches at the right and at the bottom
-            is left out.
+        picture: an RGB picture of at least 14 x 14 pixels. Partial patches at the right and at the bottom are cut off.
 
     Returns:
         bfloat16 ``[N, 1024]``, patches row by row.
@@ -104,7 +103,7 @@ def patch_tokens(picture: Image) -> Tensor:
 
 
 def draw_kept(picture: Image, kept: Tensor) -> Image:
-    """The picture with its kept patches as they are, outlined, and the dropped ones dim and without colour.
+    """Draws the picture with its kept patches outlined, and the dropped ones dim and without colour.
 
     Args:
         picture: the RGB picture that the tokens came from.
@@ -163,14 +162,14 @@ def _patches(picture: Image) -> Any:
 
 
 def _embedding() -> Tensor:
-    """The seeded matrix, float64 ``[14 * 14 * 3, 1024]``, scaled to keep the size of normalised pixels."""
+    """Returns the seeded matrix, float64 ``[14 * 14 * 3, D]``, scaled to keep the norm of normalised pixels."""
     pixels = PATCH * PATCH * 3
     generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(pixels, DIMENSIONS, generator=generator, dtype=torch.float64) / pixels**0.5
+    return torch.randn(pixels, D, generator=generator, dtype=torch.float64) / pixels**0.5
 
 
 def _touching(chosen: Any) -> Any:
-    """The pixels beside a chosen one, diagonally too, that are not chosen: bool like ``chosen``."""
+    """Returns which pixels touch a chosen one, diagonally too, and are not chosen: bool like ``chosen``."""
     height, width = chosen.shape
     padded = _needed("numpy").pad(chosen, 1)
     near = chosen.copy()

@@ -1,4 +1,4 @@
-"""Every selector on a sample, over its parameter where it has one, and what is measured of each selection."""
+"""Every selector on a sample, over its parameter where it has one, and the measures of each selection."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Measurement:
         parameter: lambda, the share or the temperature; None for a selector without one.
         k: how many tokens were kept.
         importance_retention: see ``metrics.importance_retention``.
-        hopkins: of the kept tokens against uniform directions.
-        hopkins_among_tokens: against 256 draws among the dropped tokens; NaN where there are none.
-        smallest_distance: between two kept tokens.
-        mean_distance: likewise.
-        coverage_mean: distance of a dropped token to the nearest kept one.
-        coverage_worst: the largest of these.
-        milliseconds: of the selection, one call.
+        hopkins: the Hopkins statistic of the kept tokens against uniform directions.
+        hopkins_among_tokens: the same against 256 draws among the dropped tokens; NaN where there are none.
+        smallest_distance: the smallest cosine distance between two kept tokens.
+        mean_distance: the mean of these distances.
+        coverage_mean: the mean distance of a dropped token to the nearest kept one.
+        coverage_worst: the largest of these distances.
+        milliseconds: the time of the selection, one call.
         kept: the indices, in the order of selection.
     """
 
@@ -70,7 +70,7 @@ class Measurement:
 
 
 def steps(sample: Sample, k: int) -> list[Step]:
-    """What is to be run on a sample: the points, then the curves."""
+    """Returns the selections to run on a sample: those without a parameter, then the curves over one."""
     x, weights, count = sample.x, sample.importance, len(sample.x)
     span = weights.max() - weights.min()
     relevance = (weights - weights.min()) / (span + 1e-6)
@@ -99,7 +99,7 @@ def steps(sample: Sample, k: int) -> list[Step]:
 
 
 def measure(sample: Sample, step: Step) -> Measurement:
-    """Runs a step and measures what it keeps; at least 2 tokens."""
+    """Runs a step and measures its selection of at least 2 tokens."""
     start = perf_counter()
     kept = step.select()
     elapsed = perf_counter() - start
@@ -124,8 +124,8 @@ def measure(sample: Sample, step: Step) -> Measurement:
 
 
 def shown(measurements: list[Measurement], sample: str, selector: str) -> Measurement:
-    """The selection of a selector that pictures and angles show: its only one, or that at the plain parameter."""
-    plain = SHOWN_TEMPERATURE if selector == DPP else None
+    """Returns the selection of a selector that figures show: its only one, or that at temperature 1."""
+    parameter = SHOWN_TEMPERATURE if selector == DPP else None
     return next(
-        each for each in measurements if (each.sample, each.selector, each.parameter) == (sample, selector, plain)
+        each for each in measurements if (each.sample, each.selector, each.parameter) == (sample, selector, parameter)
     )
