@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import INTERPRETED
-from tests.support.forms import METHODS_WITH_FORMS
-from tests.support.inputs import METHODS, arguments, gaussian_tokens, ops, random_weight
+from tests.support.forms import METHODS_WITH_FORMS as METHODS
+from tests.support.inputs import arguments, gaussian_tokens, ops, random_weight
 from tests.support.varlen import HOSTILE, select
 
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
@@ -94,7 +94,7 @@ def check(method, x, weight, starts, kept, total_k, max_seqlen):
 
 
 FORMS = [
-    *(("materialised", method) for method in METHODS_WITH_FORMS),
+    *(("materialised", method) for method in METHODS),
     ("candidates", "divprune"),
     ("candidates at the limit", "idpruner"),
 ]
