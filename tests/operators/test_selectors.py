@@ -6,14 +6,10 @@ import torch
 import tokenprune_kernels as tokenprune
 from tests.support.inputs import METHODS, gaussian_tokens, ops, random_weight
 from tests.support.varlen import prefix_sums, varlen_arguments
+from tokenprune_kernels import methods
 
-INPUTS = {
-    "divprune": (),
-    "mmr": (random_weight(3, 20),),
-    "idpruner": (random_weight(3, 20),),
-    "dpp": (random_weight(3, 20),),
-}
-WEIGHT_NAME = {"mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
+INPUTS = {name: () if method.weight is None else (random_weight(3, 20),) for name, method in methods.METHODS.items()}
+WEIGHT_NAME = {name: method.weight for name, method in methods.METHODS.items() if method.weight is not None}
 
 
 @pytest.mark.parametrize("method", METHODS)
