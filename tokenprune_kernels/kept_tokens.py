@@ -28,7 +28,10 @@ def prune(
 ) -> tuple[Tensor, Tensor]:
     """Selects tokens by one of the methods and returns them with their indices, differentiable in x.
 
-    The rule of a method is in the docstring of the function of its name, and so is its source.
+    DivPrune picks for max-min diversity (Alvar et al., CVPR 2025). MMR weighs relevance against the similarity to the
+    picks (Carbonell & Goldstein, SIGIR 1998). IDPruner is MMR on scaled importance (Tan et al., arXiv 2602.13315). The
+    DPP maximises the determinant of a kernel of relevance and similarity (Chen et al., NeurIPS 2018). The functions of
+    these names state the rules in full.
 
     Args:
         x: tokens, ``[..., N, D]``, or packed, ``[T, D]``, with ``cu_seqlens`` and ``cu_k``; float16, bfloat16 or
@@ -36,8 +39,8 @@ def prune(
         k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``, and with
             ``cu_seqlens`` neither.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
-        method: ``"divprune"``, ``"mmr"`` or ``"dpp"`` (both need ``relevance``), or ``"idpruner"`` (needs
-            ``importance``).
+        method: ``"divprune"``, ``"mmr"`` (with ``relevance``), ``"idpruner"`` (with ``importance``) or ``"dpp"`` (with
+            ``relevance``).
         relevance: of each token, ``[..., N]`` or ``[T]``, float16, bfloat16, float32 or float64; for ``"mmr"`` and
             ``"dpp"``.
         importance: of each token, likewise; for ``"idpruner"``.
