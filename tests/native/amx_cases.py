@@ -8,7 +8,7 @@ import torch
 import tokenprune_kernels
 from tests.support.block_sizes import PLAIN, block_sizes, scored, with_broken_rows
 from tests.support.inputs import (
-    METHODS,
+    ALL_METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -34,7 +34,7 @@ def test_the_path_is_taken():
 
 
 @DTYPES
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 # Depths with and without remainders of an instruction and of a chunk; rows with and without those of a tile.
 @pytest.mark.parametrize(
     ("count", "depth"), [(2, 5), (17, 1), (33, 31), (40, 33), (16, 512), (32, 513), (65, 1000), (90, 64)]
@@ -44,7 +44,7 @@ def test_judged(method, count, depth, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_ties_go_to_the_lowest_index(method, dtype):
     x, weight = exact_tokens(70, 32, non_zeros=16).to(dtype), exact_weight(method, 70)
     assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 70)), oracle(method, x, weight, 70)[0])
@@ -65,7 +65,7 @@ def test_ties_go_to_the_lowest_index(method, dtype):
 )
 def test_every_block_size_gives_the_same_bits(sizes, tokens, dtype):
     x = tokens().to(dtype)
-    for method in METHODS:
+    for method in ALL_METHODS:
         weight = random_weight(len(x))
         expected = scored(method, x, weight, 60)
         with block_sizes(*sizes):
@@ -89,7 +89,7 @@ def test_every_number_of_threads_gives_the_same_bits(dtype, threads):
     results = []
     for count in (1, 2, 3):
         threads(count)
-        results.append([scored(method, x, weight, 30) for method in METHODS])
+        results.append([scored(method, x, weight, 30) for method in ALL_METHODS])
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

@@ -6,8 +6,7 @@ import random
 import pytest
 import torch
 
-from tests.support.inputs import METHODS as ALL_METHODS
-from tests.support.inputs import arguments
+from tests.support.inputs import ALL_METHODS, arguments
 from tests.support.varlen import varlen_arguments
 
 triton = pytest.importorskip("triton", reason="the Triton backend needs triton")

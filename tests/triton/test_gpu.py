@@ -11,6 +11,7 @@ import tokenprune_kernels
 from tests.conftest import INTERPRETED
 from tests.support.forms import METHODS_WITH_FORMS as METHODS
 from tests.support.inputs import (
+    ALL_METHODS,
     DTYPES,
     arguments,
     clustered_tokens,
@@ -19,7 +20,6 @@ from tests.support.inputs import (
     gaussian_tokens,
     random_weight,
 )
-from tests.support.inputs import METHODS as ALL_METHODS
 from tests.support.varlen import prefix_sums, varlen_arguments
 from tokenprune_kernels.backends.triton import configs
 from tokenprune_kernels.verify import verify_trace

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tests.support.forms import assert_equal, given
-from tests.support.inputs import METHODS as ALL_METHODS
-from tests.support.inputs import gaussian_tokens, ops, random_weight
+from tests.support.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
 from tests.support.varlen import prefix_sums, varlen_arguments
 
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")

@@ -71,18 +71,16 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``, by default all; weights may be
-            float32 or of the tokens' dtype.
-        device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
+        methods: names in ``tokenprune_kernels.methods.METHODS``, by default all. Weights may be float32 or of the
+            tokens' dtype.
+        device: a CUDA device. The CPU in Triton's interpreter has nothing to compile.
 
     Raises:
         ValueError: a shape without rows or elements, or an unknown method.
 
     Example:
-        >>> import torch
-        >>> from tokenprune_kernels import warmup
-        >>> if torch.cuda.is_available():
-        ...     warmup([(576, 1024)], methods=["divprune"])
+        >>> import tokenprune_kernels
+        >>> tokenprune_kernels.warmup([(576, 4096)], methods=["divprune"])  # doctest: +SKIP
     """
     shapes, methods = list(shapes), list(methods)
     for method in methods:
