@@ -25,7 +25,7 @@ from tokenprune_kernels import analysis
 from tokenprune_kernels.analysis import figures, report
 from tokenprune_kernels.analysis.progress import Progress
 from tokenprune_kernels.analysis.selections import DPP, MIXTURE, SHOWN, shown
-from tokenprune_kernels.selectors import kept_count
+from tokenprune_kernels.calls import kept_count
 
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 EMBEDDED = PICTURES[:3]

@@ -21,7 +21,9 @@ from torch import Tensor
 import python_ref
 import tokenprune_kernels
 from bench.result_file import processor
-from tokenprune_kernels import importance, metrics, pictures
+from tokenprune_kernels import importance, metrics
+from tokenprune_kernels.analysis import pictures
+from tokenprune_kernels.verify import verify_trace
 
 PICTURE = "astronaut.png"
 KEEP_RATIO = 0.1
@@ -90,7 +92,7 @@ def _measured(
     """The selection that ``run`` makes, checked first and then timed."""
     report(f"{name}: checking the selection in float64")
     kept = run()
-    trace = python_ref.verify_trace(name.lower(), tokens, kept, weight, IMPORTANCE_SHARE)
+    trace = verify_trace(name.lower(), tokens, kept, weight, IMPORTANCE_SHARE)
     if not trace:
         raise WrongSelectionError(f"no time for {name}, it is wrong at step {trace.step}: {trace.reason}")
     report(f"{name}: timing the operator, {RUNS} runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import python_ref
+from tokenprune_kernels.verify import verify_trace
 
 # Above this many rows the float64 replay takes only the first picks: the first j of k picks are the picks for j.
 WHOLE_REPLAY_ROWS, REPLAYED_PICKS = 6_400, 64
@@ -21,7 +21,7 @@ def mistake(method: str, x: Tensor, indices: Tensor, k: int, weight: Tensor | No
         if distinct != k:
             return f"{distinct} distinct picks instead of {k}"
     replayed = indices if x.shape[-2] <= WHOLE_REPLAY_ROWS else indices[..., :REPLAYED_PICKS]
-    trace = python_ref.verify_trace(method, x, replayed, None if method == "divprune" else weight, lam)
+    trace = verify_trace(method, x, replayed, None if method == "divprune" else weight, lam)
     return "" if trace else f"pick {trace.step}: {trace.reason}"
 
 

@@ -1,6 +1,7 @@
-"""The oracle: DivPrune, MMR, IDPruner and the DPP as slow, obvious loops in float64, and the check of others.
+"""The oracle: DivPrune, MMR, IDPruner and the DPP as slow, obvious loops in float64.
 
-Pure PyTorch, independent of tokenprune_kernels. CONTRACT.md says in words what this package says in code.
+Pure PyTorch, independent of tokenprune_kernels. ``tokenprune_kernels/verify/CONTRACT.md`` says in words what this
+package says in code.
 """
 
 from .divprune import divprune
@@ -8,10 +9,8 @@ from .dpp import dpp
 from .idpruner import idpruner, relevance_of
 from .mmr import mmr
 from .varlen import divprune_varlen, dpp_varlen, idpruner_varlen, mmr_varlen
-from .verify import Trace, verify_trace, verify_trace_varlen
 
 __all__ = [
-    "Trace",
     "divprune",
     "divprune_varlen",
     "dpp",
@@ -21,6 +20,4 @@ __all__ = [
     "mmr",
     "mmr_varlen",
     "relevance_of",
-    "verify_trace",
-    "verify_trace_varlen",
 ]

@@ -32,7 +32,7 @@ def _dpp(x: Tensor, k: int, relevance: Tensor) -> tuple[Tensor, Tensor]:
     unselected = torch.ones(len(x), dtype=torch.bool)
     picks, won = [], []
     for _ in range(k):
-        # What is left of the kernel, given the picks; its diagonal holds the gains.
+        # The kernel less the part that the picks explain. Its diagonal holds the gains.
         gains = kernel.diagonal().clone()
         scores = torch.where(finite, torch.where(gains < threshold, 0.0, gains), -torch.inf)
         best = scores[unselected].max()
@@ -54,6 +54,6 @@ def kernel_matrix(x: Tensor, relevance: Tensor, finite: Tensor) -> Tensor:
 
 
 def self_similarity(x: Tensor, finite: Tensor) -> Tensor:
-    """The similarity of each row to itself, float64 ``[N]``: 1 without rounding, unless its norm is below its floor."""
+    """Returns the similarity of each row to itself, float64 ``[N]``: exactly 1, unless its norm is below its floor."""
     norm = torch.where(finite.unsqueeze(-1), x.double(), 0.0).norm(dim=-1)
     return torch.where(norm >= SMALLEST_NORM, 1.0, (norm / SMALLEST_NORM).square())

@@ -1,4 +1,4 @@
-"""The greedy loop: pick the best unselected row, lowest index first among equals, non-finite rows last."""
+"""The plain greedy loop: picks the best unselected row, lowest index first among equals, non-finite rows last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def greedy(
         scores_of: the scores ``[N]`` for the later ones, given each row's largest similarity to a selected row ``[N]``.
 
     Returns:
-        int64 indices ``[k]`` in selection order and the float64 scores ``[k]`` they won with.
+        int64 indices ``[k]`` in selection order, and float64 ``[k]``, the score with which each was picked.
     """
     count = similarity.shape[0]
     running_maximum = torch.full((count,), -torch.inf, dtype=torch.float64)

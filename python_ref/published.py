@@ -1,4 +1,4 @@
-"""The selection loops as they are published, restated: what users run today, and where it departs from the contract.
+"""The published selection loops, restated. Users run these today; they depart from the contract.
 
 Each works in the dtype it is given unless said otherwise, on one item, x ``[N, D]``, and returns int64 ``[k]``.
 """
@@ -50,7 +50,8 @@ def running_minimum_divprune(x: Tensor, k: int) -> Tensor:
 def cholesky_dpp(x: Tensor, relevance: Tensor, k: int) -> Tensor:
     """The greedy inference of Chen et al. (arXiv 1709.05135, algorithm 1) on the whole kernel, as CDPruner runs it.
 
-    Always in float32. Nothing says what counts as no gain: a gain that rounding made negative makes what follows NaN.
+    Always in float32. No threshold says which gains count as zero: a gain that rounding makes negative turns all later
+    ones into NaN.
     """
     unit = F.normalize(x.float(), dim=1)
     relevance = relevance.float()

@@ -15,14 +15,15 @@ def finite_rows(x: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def similarity_matrix(x: Tensor, finite: Tensor) -> Tensor:
-    """All similarities of the rows of x ``[N, D]``, float64 ``[N, N]``; non-finite rows count as zero rows.
+    """Returns all similarities of the rows of x ``[N, D]``, float64 ``[N, N]``; non-finite rows count as zero rows.
 
     Symmetric, and equal for equal pairs of rows.
     """
     x = torch.where(finite.unsqueeze(-1), x.double(), 0.0)
-    # The last bits of a matrix product depend on where a row stands, so equal rows share one and a half is mirrored.
+    # The last bits of a matrix product depend on the position of a row. So equal rows share one product, and one half
+    # of the matrix is mirrored.
     distinct, position = x.unique(dim=0, return_inverse=True)
     norm = distinct.norm(dim=-1).clamp_min(SMALLEST_NORM)
-    # Dots of small integers stay exact this way round, and with them every tie.
+    # The products come before the division: dot products of small integers are then exact, and so is every tie.
     similarity = (distinct @ distinct.mT) / (norm.unsqueeze(-1) * norm)
     return (similarity.tril() + similarity.tril(-1).mT)[position][:, position]

@@ -61,7 +61,7 @@ def dpp_varlen(
 
 
 def segments(cu_seqlens: Tensor, cu_k: Tensor, rows: int, total_k: int) -> list[tuple[slice, slice]]:
-    """The rows and the output slots of each segment.
+    """Returns the rows and the output rows of each segment.
 
     Raises:
         ValueError: unless both prefix sums rise from 0 to within their capacity.

@@ -46,9 +46,9 @@ def threads():
 
 
 def pytest_collection_modifyitems(items):
-    """Marks as slow what the interpreter, at milliseconds a pick, bears only in small numbers.
+    """Marks interpreted tests slow unless their sizes are small: a pick takes milliseconds there.
 
-    Left are small sizes, in every dtype, and in every layout with one of them.
+    Every dtype keeps a test that is not slow, and so does every layout.
     """
     for item in items:
         if item.get_closest_marker("interpret") and not _bearable(item.path.stem, **item.callspec.params):

@@ -1,16 +1,28 @@
 """Exact, deterministic selection of visual tokens: DivPrune, MMR, IDPruner and the DPP as torch operators.
 
-Importing this package registers ``torch.ops.tokenprune``; the functions below are the same selections with the budget
-as a count or a ratio.
+Importing this package registers ``torch.ops.tokenprune``. The functions below are the same selections with the budget
+as a count or a ratio. The modules ``baselines``, ``importance``, ``metrics`` and ``verify`` are loaded at their first
+use.
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .backends.triton import warmup
 from .dispatch import build_info, use_backend
-from .selectors import divprune, divprune_varlen, dpp, dpp_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen, prune
+from .kept_tokens import prune
+from .selectors import divprune, divprune_varlen, dpp, dpp_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import baselines, importance, metrics, verify
+
+_LAZY_MODULES = ("baselines", "importance", "metrics", "verify")
 
 __all__ = [
     "__version__",
+    "baselines",
     "build_info",
     "divprune",
     "divprune_varlen",
@@ -18,9 +30,22 @@ __all__ = [
     "dpp_varlen",
     "idpruner",
     "idpruner_varlen",
+    "importance",
+    "metrics",
     "mmr",
     "mmr_varlen",
     "prune",
     "use_backend",
+    "verify",
     "warmup",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES})

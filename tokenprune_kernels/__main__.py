@@ -10,13 +10,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
-from . import analysis, importance, pictures
-from .analysis import figures
+from . import analysis, importance
+from .analysis import figures, pictures
 from .analysis.progress import Progress
+from .calls import kept_count
 from .dispatch import build_info
-from .selectors import kept_count, prune
+from .kept_tokens import prune
+from .methods import METHODS
 
-METHODS = ("divprune", "idpruner", "mmr", "dpp")
+_WITH_LAM = " or ".join(name for name, method in METHODS.items() if method.has_lam)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +70,8 @@ def _add_prune(commands: Any) -> None:
         "--lam",
         type=_lam,
         metavar="SHARE",
-        help="share of importance, the token norm, against diversity, in [0, 1] (0.5); with idpruner and mmr",
+        help=f"weight of importance, the token norm, in [0, 1] (0.5): 1 ranks by it alone, 0 by diversity alone; with "
+        f"{_WITH_LAM}",
     )
     command.add_argument("--out", default="kept.png", metavar="FILE", help="the picture to write (kept.png)")
     command.set_defaults(run=_prune)
@@ -132,8 +135,9 @@ def _method(text: str) -> str:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    if options.method in ("divprune", "dpp") and options.lam is not None:
-        raise ValueError(f"argument --lam: expected a method that has it, idpruner or mmr, got {options.method}")
+    method = METHODS[options.method]
+    if options.lam is not None and not method.has_lam:
+        raise ValueError(f"argument --lam: expected a method that has it, {_WITH_LAM}, got {options.method}")
     picture = pictures.open_picture(options.image)
     tokens = pictures.patch_tokens(picture)
     norm = importance.norm(tokens)
@@ -142,8 +146,8 @@ def _prune(options: argparse.Namespace) -> None:
         tokens,
         keep_ratio=options.keep,
         method=options.method,
-        relevance=norm / norm.max() if options.method in ("mmr", "dpp") else None,
-        importance=norm if options.method == "idpruner" else None,
+        relevance=norm / norm.max() if method.weight == "relevance" else None,
+        importance=norm if method.weight == "importance" else None,
         lam=options.lam,
     )
     elapsed = perf_counter() - start

@@ -26,24 +26,7 @@ class Backend(Protocol):
         """The backend's form of an operator, with the arguments of its declaration."""
 
 
-class _Absent:
-    """A backend that this version of the package does not contain."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def unavailable(self, device_type: str) -> str | None:
-        return self._reason
-
-    def operator(self, name: str, overload: str) -> Callable[..., Any]:
-        raise NotImplementedError(self._reason)
-
-
-BACKENDS: dict[str, Backend] = {
-    "native": native,
-    "triton": triton,
-    "cuda": _Absent("this version of tokenprune_kernels has no cuda backend"),
-}
+BACKENDS: dict[str, Backend] = {"native": native, "triton": triton}
 _COMPILED = (native,)  # those that register operators in a namespace of their own, for runtimes without Python
 _AUTO = {"cpu": "native", "cuda": "triton"}
 _CHOICES = ("auto", *BACKENDS)
@@ -58,15 +41,30 @@ def _unknown(source: str, name: str) -> str:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Runs the operators called inside the ``with`` block on one backend.
+    """Runs the operators that are called inside the ``with`` block on one backend.
+
+    It holds for the current thread (a context variable), and also for calls of functions that were compiled earlier.
+    The block itself stays outside compiled regions. Without it, the environment variable ``TOKENPRUNE_BACKEND``
+    chooses, read at import, and by default ``"auto"``.
 
     Args:
-        name: ``"auto"``, ``"native"``, ``"triton"`` or ``"cuda"``. A named backend that cannot run an operator raises
-            RuntimeError with the reason when the operator is called; nothing falls back in silence.
+        name: ``"native"`` (the compiled extension, CPU tensors), ``"triton"`` (CUDA tensors, or CPU tensors in Triton's
+            interpreter), or ``"auto"``: native on CPU tensors, triton on CUDA tensors.
 
-    Holds for the current thread (a context variable) and also for the calls of functions compiled earlier; the block
-    itself stays outside compiled regions. The default comes from the environment variable ``TOKENPRUNE_BACKEND``, read
-    at import, and is ``"auto"``: native on CPU tensors, triton on CUDA tensors.
+    Returns:
+        A context manager, whose blocks nest. Leaving a block restores the backend from before it.
+
+    Raises:
+        ValueError: for an unknown name.
+        RuntimeError: when an operator is called that the named backend cannot run, with the reason. Nothing falls back
+            in silence.
+
+    Example:
+        >>> import torch
+        >>> import tokenprune_kernels
+        >>> with tokenprune_kernels.use_backend("native"):
+        ...     tokenprune_kernels.divprune(torch.eye(3), 2)
+        tensor([0, 1])
     """
     if name not in _CHOICES:
         raise ValueError(_unknown("use_backend", name))
@@ -77,16 +75,17 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def compiled_namespaces() -> list[str]:
-    """The namespaces in which loaded backends have registered compiled operators."""
-    return [backend.namespace for backend in _COMPILED if backend.namespace is not None]
+def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> None:
+    """Tells the compiled backends of a declared overload, which theirs has to match.
 
-
-def refuse(namespace: str, reason: str) -> None:
-    """Declares the backend with the given namespace unavailable."""
+    Args:
+        name: of the operator.
+        overload: ``"default"`` or ``"scores"``.
+        schema: as declared, without the namespace.
+        fake: the overload's implementation on fake tensors.
+    """
     for backend in _COMPILED:
-        if backend.namespace == namespace:
-            backend.refuse(reason)
+        backend.declare(name, overload, schema, fake)
 
 
 def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
@@ -103,19 +102,24 @@ def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
 
 
 def build_info() -> dict[str, Any]:
-    """What is installed and what can run here.
+    """Says what is installed and what can run here.
 
     Returns:
-        ``versions`` (package, torch, triton, python), ``default_backend``, and for each backend ``unavailable`` by
-        device type (None, or the reason); for ``native`` also what the extension was built with: ``torch``,
-        ``compiler``, the instruction set in use (``isa``), the ``supported_isas``, and ``cuda_architectures``.
+        A dictionary that JSON can hold: ``versions`` (package, torch, triton, python), ``default_backend``, and
+        ``backends``. Each backend has ``unavailable``, by device type None or the reason. ``native`` also has the
+        ``torch`` and the ``compiler`` that the extension was built with, the instruction set in use (``isa``), the one
+        that each dtype takes (``isa_by_dtype``) and the ``supported_isas``.
+
+    Example:
+        >>> import tokenprune_kernels
+        >>> tokenprune_kernels.build_info()["backends"]["native"]["unavailable"]["cuda"]
+        'it runs on CPU tensors only'
     """
     backends: dict[str, dict[str, Any]] = {
         name: {"unavailable": {device_type: backend.unavailable(device_type) for device_type in _AUTO}}
         for name, backend in BACKENDS.items()
     }
-    if native.extension is not None:
-        backends["native"].update(native.extension.build_info())
+    backends["native"].update(native.build_info())
     return {
         "versions": {
             "tokenprune_kernels": __version__,

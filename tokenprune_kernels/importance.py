@@ -6,12 +6,22 @@ from torch import Tensor
 
 
 def norm(x: Tensor) -> Tensor:
-    """The Euclidean norm of each token, accumulated in float32.
+    """Returns the Euclidean norm of each token, accumulated in float32.
+
+    The simplest importance: it needs no model, and it is what the command line uses.
 
     Args:
         x: tokens, ``[..., N, D]``, any floating dtype.
 
     Returns:
         float32 ``[..., N]``.
+
+    O(N D).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.importance import norm
+        >>> norm(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([5., 2.])
     """
     return x.float().norm(dim=-1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,28 @@ METHODS = {
     "idpruner": Method("importance", True, "Tan et al., arXiv 2602.13315, section 3"),
     "dpp": Method("relevance", False, "Chen et al., NeurIPS 2018, arXiv 1709.05135, section 4"),
 }
+
+
+def check_method(name: str, method: str, weights: Mapping[str, Any], lam: float | None) -> None:
+    """Raises in the name of `name` unless a call gives a method its arguments and no others.
+
+    Args:
+        name: the function that was called.
+        method: what it was given as the method.
+        weights: what it was given as ``relevance`` and as ``importance``, None where nothing.
+        lam: what it was given as lam.
+
+    Raises:
+        ValueError: for an unknown method, a weight that is missing or surplus, or a lam that the method does not have.
+    """
+    if method not in METHODS:
+        raise ValueError(f"{name}: expected method to be one of {', '.join(METHODS)}, got {method!r}")
+    for argument, weight in weights.items():
+        needed = argument == METHODS[method].weight
+        if needed and weight is None:
+            raise ValueError(f"{name}: expected {argument} to be a tensor with method {method!r}, got None")
+        if not needed and weight is not None:
+            got = "a tensor" if isinstance(weight, Tensor) else weight
+            raise ValueError(f"{name}: expected {argument} to be None with method {method!r}, got {got}")
+    if lam is not None and not METHODS[method].has_lam:
+        raise ValueError(f"{name}: expected lam to be None with method {method!r}, got {lam}")

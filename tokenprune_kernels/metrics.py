@@ -1,8 +1,7 @@
-"""Measures of a selection, and of what it saves.
+"""Measures of a selection, and of the operations that it saves.
 
 Distances are cosine distances, ``1 - similarity``, in float64; a zero token is at distance 1 from everything. Leading
-dimensions number independent items. What compares many tokens does so block by block: no measure keeps a matrix of all
-pairs of tokens.
+dimensions number independent items. Tokens are compared block by block: no measure keeps a matrix of all pairs.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .selectors import rows_at
+from .checks import check_dimensions
+from .kept_tokens import rows_at
 
 _BLOCK_ROWS = 512
 
 
 def importance_retention(importance: Tensor, kept: Tensor) -> Tensor:
-    """The importance that is kept, as a share of the most that as many tokens can hold.
+    """Returns the importance that is kept, as a share of the most that as many tokens can hold.
 
     The importance retention ratio of IDPruner's analysis (Tan et al., arXiv 2602.13315, section 3).
 
@@ -33,6 +33,14 @@ def importance_retention(importance: Tensor, kept: Tensor) -> Tensor:
 
     Raises:
         ValueError: for importance that is negative or not finite, or a token that is out of range or kept twice.
+
+    O(N log N).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import importance_retention
+        >>> importance_retention(torch.tensor([4.0, 1.0, 3.0]), torch.tensor([0, 1]))
+        tensor(0.7143, dtype=torch.float64)
     """
     check_dimensions("importance_retention", "importance", importance, "[..., N]")
     _check_kept("importance_retention", kept, importance.shape)
@@ -47,29 +55,38 @@ def importance_retention(importance: Tensor, kept: Tensor) -> Tensor:
 
 
 def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None = None, seed: int = 0) -> Tensor:
-    """The Hopkins statistic of the kept tokens: are they nearer to each other than to uniform draws?
+    """Returns the Hopkins statistic of the kept tokens: are they nearer to each other than to uniform draws?
 
-    ``u / (u + w)``, where w is the mean distance of a kept token to the nearest other one, and u that of a uniform draw
-    to the nearest kept token (Hopkins & Skellam, 1954, Annals of Botany 18; Cross & Jain, 1982, without their power of
-    the dimension, in which hundreds of dimensions would leave nothing but 0 and 1). Towards 0, tokens are evenly
-    spread, 1/2 is what uniform draws themselves have, towards 1 they are clustered. IDPruner's analysis measures
-    diversity by it (Tan et al., arXiv 2602.13315, section 3).
+    It is ``u / (u + w)``, where w is the mean distance of a kept token to the nearest other one, and u that of a
+    uniform draw to the nearest kept token. Near 0, tokens are evenly spread; 1/2 is the value of uniform draws; near 1,
+    tokens are clustered. IDPruner's analysis measures diversity by it (Tan et al., arXiv 2602.13315, section 3).
+    Hopkins & Skellam, 1954, Annals of Botany 18; Cross & Jain, 1982, whose power of the dimension is left out: with
+    hundreds of dimensions, it would leave values of 0 and 1 only.
 
     Args:
         tokens: the kept ones, ``[..., k, D]``, any floating dtype, k >= 2.
-        within: None draws uniform directions, the uniform distribution of cosine geometry. Given the tokens that were
-            dropped, ``[..., N, D]``, draws are made among them: then 1/2 is what a random selection has.
-        draws: how many, at least 1; by default k.
-        seed: of the draws, which are the same for every item.
+        within: None draws directions uniformly. Given the tokens that were dropped, ``[..., N, D]``, draws are made
+            among them; then 1/2 is the value of a random selection.
+        draws: the number of draws, at least 1; by default k.
+        seed: the seed of the draws, which are the same for every item.
 
     Returns:
         float64 ``[...]``; 1/2 where all distances are 0, NaN where a token or a draw is not finite.
 
     Raises:
         ValueError: for fewer than two tokens or one draw, or tokens to draw among that do not fit.
+
+    O(k (k + draws) D).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import hopkins
+        >>> clustered = torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [0.01, 1.0]])
+        >>> bool(hopkins(clustered) > 0.9)
+        True
     """
     check_dimensions("hopkins", "tokens", tokens, "[..., k, D]")
-    k, depth = tokens.shape[-2:]
+    k, dimensions = tokens.shape[-2:]
     draws = k if draws is None else draws
     if k < 2:
         raise ValueError(f"hopkins: expected at least 2 tokens, got {k}")
@@ -77,12 +94,12 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
         raise ValueError(f"hopkins: expected at least 1 draw, got {draws}")
     generator = torch.Generator().manual_seed(seed)
     if within is None:
-        points = torch.randn(draws, depth, generator=generator, dtype=torch.float64).to(tokens.device)
-        points = points.expand(*tokens.shape[:-2], draws, depth)
+        points = torch.randn(draws, dimensions, generator=generator, dtype=torch.float64).to(tokens.device)
+        points = points.expand(*tokens.shape[:-2], draws, dimensions)
     else:
         check_dimensions("hopkins", "within", within, "[..., N, D]")
-        if (*within.shape[:-2], within.shape[-1]) != (*tokens.shape[:-2], depth) or within.shape[-2] < 1:
-            expected = [*tokens.shape[:-2], "N", depth]
+        if (*within.shape[:-2], within.shape[-1]) != (*tokens.shape[:-2], dimensions) or within.shape[-2] < 1:
+            expected = [*tokens.shape[:-2], "N", dimensions]
             raise ValueError(f"hopkins: expected within to have shape {expected}, got shape {list(within.shape)}")
         drawn = torch.randint(within.shape[-2], (draws,), generator=generator).to(within.device)
         points = within.index_select(-2, drawn)
@@ -94,18 +111,24 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
 
 
 def smallest_distance(tokens: Tensor) -> Tensor:
-    """The max-min diversity objective: the smallest cosine distance between two of the tokens.
+    """Returns the max-min diversity objective: the smallest cosine distance between two of the tokens.
 
-    What DivPrune maximises greedily (Alvar et al., CVPR 2025, arXiv 2503.02175, section 3), in float64.
+    DivPrune maximises it greedily (Alvar et al., CVPR 2025, arXiv 2503.02175, section 3). O(k^2 D).
 
     Args:
-        tokens: the kept tokens, ``[..., k, D]``, k >= 2.
+        tokens: the kept tokens, ``[..., k, D]``, any floating dtype, k >= 2.
 
     Returns:
         float64 ``[...]``; NaN where a token is not finite.
 
     Raises:
         ValueError: for fewer than two tokens.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import smallest_distance
+        >>> smallest_distance(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+        tensor(0.2000, dtype=torch.float64)
     """
     _check_pairs("smallest_distance", tokens)
     unit = _unit(tokens)
@@ -113,42 +136,54 @@ def smallest_distance(tokens: Tensor) -> Tensor:
 
 
 def mean_distance(tokens: Tensor) -> Tensor:
-    """The mean diversity objective: the mean cosine distance between two of the tokens.
+    """Returns the mean diversity objective: the mean cosine distance between two of the tokens.
 
-    The max-sum dispersion that max-min diversity is set against (Alvar et al., CVPR 2025, arXiv 2503.02175, section 3),
-    divided by the number of pairs. O(k D).
+    This is max-sum dispersion, divided by the number of pairs. DivPrune's authors compare max-min diversity with it
+    (Alvar et al., CVPR 2025, arXiv 2503.02175, section 3). O(k D).
 
     Args:
-        tokens: the kept tokens, ``[..., k, D]``, k >= 2.
+        tokens: the kept tokens, ``[..., k, D]``, any floating dtype, k >= 2.
 
     Returns:
         float64 ``[...]``; NaN where a token is not finite.
 
     Raises:
         ValueError: for fewer than two tokens.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import mean_distance
+        >>> mean_distance(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+        tensor(0.5333, dtype=torch.float64)
     """
     _check_pairs("mean_distance", tokens)
     k, unit = tokens.shape[-2], _unit(tokens)
-    # All pairs together are the square of the sum, less each token with itself.
+    # The square of the sum is the sum over all pairs, including each token with itself.
     similarities = unit.sum(dim=-2).square().sum(dim=-1) - unit.square().sum(dim=(-2, -1))
     return 1.0 - similarities / (k * (k - 1))
 
 
 def coverage(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the dropped tokens are from the nearest kept one, on average and at worst.
+    """Returns how far the dropped tokens are from the nearest kept one, on average and at worst.
 
     The objectives of k-medians and of k-centres on the kept tokens (Gonzalez, 1985, Theoretical Computer Science 38,
     for the latter). O(N k D).
 
     Args:
         x: all tokens, ``[..., N, D]``, any floating dtype.
-        kept: the numbers of the kept ones, int64 ``[..., k]``, k >= 1, each once.
+        kept: the numbers of the kept tokens, int64 ``[..., k]``, k >= 1, each once.
 
     Returns:
         ``(mean, worst)``, float64 ``[...]`` each; 0 where nothing is dropped, else NaN where a token is not finite.
 
     Raises:
         ValueError: for no kept token, or one that is out of range or kept twice.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import coverage
+        >>> coverage(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), torch.tensor([0]))
+        (tensor(0.7000, dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
     check_dimensions("coverage", "x", x, "[..., N, D]")
     _check_kept("coverage", kept, x.shape[:-1])
@@ -161,19 +196,25 @@ def coverage(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def angle_histogram(tokens: Tensor, bins: int = 90) -> Tensor:
-    """How many pairs of tokens are at which angle to each other.
+    """Returns the histogram of the angles between two tokens.
 
-    O(k^2 D) operations, block by block of 512 rows.
+    O(k^2 D) operations, in blocks of 512 rows.
 
     Args:
         tokens: ``[..., k, D]``, any floating dtype, finite; a zero token is at 90 degrees to everything.
-        bins: how many equal bins there are from 0 to 180 degrees, at least 1.
+        bins: the number of equal bins from 0 to 180 degrees, at least 1.
 
     Returns:
         int64 ``[..., bins]``: the number of pairs in each bin, each pair counted once; 180 degrees are in the last bin.
 
     Raises:
         ValueError: for no bins, or a token that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.metrics import angle_histogram
+        >>> angle_histogram(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]]), bins=4)
+        tensor([0, 1, 1, 1])
     """
     check_dimensions("angle_histogram", "tokens", tokens, "[..., k, D]")
     if bins < 1:
@@ -192,24 +233,29 @@ def angle_histogram(tokens: Tensor, bins: int = 90) -> Tensor:
 
 
 def prefill_flops(n: int, d: int, m: int, layers: int) -> int:
-    """The operations of a language model's prefill, ``layers * (4 n d^2 + 2 n^2 d + 2 n d m)``.
+    """Returns the operations of a language model's prefill, ``layers * (4 n d^2 + 2 n^2 d + 2 n d m)``.
 
-    The estimate by which DivPrune compares budgets (Alvar et al., CVPR 2025, arXiv 2503.02175), for tokens that are
-    dropped before the first layer: four projections, attention, and a feed-forward of two matrices, with one operation
-    for each multiplication and addition together. The vision tower, the vocabulary, grouped keys and values and a third
-    matrix of the feed-forward are not in it.
+    DivPrune's authors compare budgets by this estimate (Alvar et al., CVPR 2025, arXiv 2503.02175), for tokens that are
+    dropped before the first layer. It counts four projections, attention, and a feed-forward of two matrices; a
+    multiply-add is one operation. It leaves out the vision tower, the vocabulary, grouped keys and values and a third
+    matrix of the feed-forward.
 
     Args:
-        n: how many tokens the language model is given, text and kept visual tokens together.
-        d: the width of its layers.
-        m: the width of its feed-forwards.
-        layers: how many layers it has.
+        n: the number of tokens, text and kept visual tokens together.
+        d: the hidden size of the layers.
+        m: the intermediate size of the feed-forwards.
+        layers: the number of layers.
 
     Returns:
-        The number of operations; divided by 1e12, TFLOPs.
+        The number of multiply-adds; divided by 1e12, the TFLOPs of the paper.
 
     Raises:
         ValueError: for a negative argument.
+
+    Example:
+        >>> from tokenprune_kernels.metrics import prefill_flops
+        >>> f"{prefill_flops(n=576 + 64, d=4096, m=11008, layers=32):.3e}"
+        '3.329e+12'
     """
     for name, value in {"n": n, "d": d, "m": m, "layers": layers}.items():
         if value < 0:
@@ -218,26 +264,29 @@ def prefill_flops(n: int, d: int, m: int, layers: int) -> int:
 
 
 def prefill_flops_by_layer(counts: Iterable[int], d: int, m: int) -> int:
-    """``prefill_flops`` where layers see different numbers of tokens, as under FastV and VTW.
+    """Returns the operations of a prefill whose layers see different numbers of tokens, as under FastV and VTW.
+
+    It is the sum of ``4 n d^2 + 2 n^2 d + 2 n d m`` over the layers, n being the layer's number of tokens; see
+    ``prefill_flops`` for what the estimate leaves out.
 
     Args:
-        counts: how many tokens each layer is given.
-        d: the width of the layers.
-        m: the width of their feed-forwards.
+        counts: the number of tokens of each layer.
+        d: the hidden size of the layers.
+        m: the intermediate size of the feed-forwards.
 
     Returns:
-        The number of operations.
+        The number of multiply-adds.
 
     Raises:
         ValueError: for a negative argument.
+
+    Example:
+        >>> from tokenprune_kernels.baselines import vtw
+        >>> from tokenprune_kernels.metrics import prefill_flops_by_layer
+        >>> f"{prefill_flops_by_layer([64 + n for n in vtw(576, 16, 32)], d=4096, m=11008):.3e}"
+        '1.826e+12'
     """
     return sum(prefill_flops(n, d, m, 1) for n in counts)
-
-
-def check_dimensions(name: str, argument: str, tensor: Tensor, expected: str) -> None:
-    """Raises in the name of `name` unless a tensor has the dimensions of a shape such as ``[..., N, D]``."""
-    if tensor.dim() < expected.count(","):
-        raise ValueError(f"{name}: expected {argument} to have shape {expected}, got shape {list(tensor.shape)}")
 
 
 def _check_pairs(name: str, tokens: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tokenprune_kernels.pictures import PATCH, open_picture
+from tokenprune_kernels.analysis.pictures import PATCH, open_picture
 
 DIMENSIONS = 4_096
 KEPT_SHARE = 0.1

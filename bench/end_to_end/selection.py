@@ -12,8 +12,8 @@ from unittest import mock
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import python_ref
 from tokenprune_kernels.integrations.transformers import pruning
+from tokenprune_kernels.verify import verify_trace
 
 Loop = Callable[[Tensor, int], Tensor]
 
@@ -113,7 +113,7 @@ def encoded_once(inner: Any, modality: str, features: dict[str, Any]) -> Iterato
 
 def mistake(selection: Selection, k: int, visual_tokens: int) -> str:
     """What is wrong with a selection of k tokens, after which a prompt has so many; empty when it is right."""
-    trace = python_ref.verify_trace(selection.method, selection.x, selection.indices.cpu(), selection.weight, k=k)
+    trace = verify_trace(selection.method, selection.x, selection.indices.cpu(), selection.weight, k=k)
     if not trace:
         return f"pick {trace.step}: {trace.reason}"
     if visual_tokens != k:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from tokenprune_kernels import pictures
+from tokenprune_kernels.analysis import pictures
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import python_ref
-from python_ref import verify_trace
 from python_ref.similarity import finite_rows
 from tests.support.inputs import (
     DTYPES,
@@ -20,6 +19,7 @@ from tests.support.inputs import (
     ops,
     random_weight,
 )
+from tokenprune_kernels.verify import verify_trace
 
 THRESHOLD = 2e-5
 
@@ -90,9 +90,9 @@ def test_every_order_of_five_rows_is_judged_as_by_hand():
             if wrong:
                 step = position
                 break
-        trace = verify_trace("dpp", x, torch.tensor(picks), relevance)
-        assert trace.step == step
-        if trace:
+        verdict = verify_trace("dpp", x, torch.tensor(picks), relevance)
+        assert verdict.step == step
+        if verdict:
             accepted.append(list(picks))
     assert accepted == [python_ref.dpp(x, relevance, 5)[0].tolist()]
     assert verify_trace("dpp", x, torch.tensor(accepted[0]), relevance).decisive
@@ -102,12 +102,12 @@ def test_every_order_of_five_rows_is_judged_as_by_hand():
 def test_a_pick_may_fall_short_by_the_threshold(largest):
     for share, right in ((0.9, True), (1.1, False)):
         x, relevance = with_gains(largest, largest / 2, largest / 2 - share * THRESHOLD * largest)
-        trace = verify_trace("dpp", x, torch.tensor([0, 2]), relevance)
-        assert trace.step == (None if right else 1)
-        assert trace.shortfall == pytest.approx(share * THRESHOLD * largest, rel=0.02)
+        verdict = verify_trace("dpp", x, torch.tensor([0, 2]), relevance)
+        assert verdict.step == (None if right else 1)
+        assert verdict.shortfall == pytest.approx(share * THRESHOLD * largest, rel=0.02)
         if not right:
-            assert trace.tolerance == pytest.approx(THRESHOLD * largest, rel=1e-6)
-            assert trace.reason == "row 2 is picked where row 1 is better"
+            assert verdict.tolerance == pytest.approx(THRESHOLD * largest, rel=1e-6)
+            assert verdict.reason == "row 2 is picked where row 1 is better"
 
 
 @pytest.mark.parametrize(("lead", "decisive"), [(3.9e-5, False), (4.1e-5, True)])
@@ -119,8 +119,8 @@ def test_decisive_means_a_lead_of_twice_the_threshold(lead, decisive):
 def test_where_no_row_has_a_gain_the_lowest_index_comes_first():
     x, relevance = with_gains(1.0, 0.4e-5, 0.3e-5)
     assert verify_trace("dpp", x, torch.tensor([0, 1, 2]), relevance).decisive
-    trace = verify_trace("dpp", x, torch.tensor([0, 2, 1]), relevance)
-    assert (trace.step, trace.reason) == (1, "row 2 is picked where no row has a gain and row 1 comes first")
+    verdict = verify_trace("dpp", x, torch.tensor([0, 2, 1]), relevance)
+    assert (verdict.step, verdict.reason) == (1, "row 2 is picked where no row has a gain and row 1 comes first")
     duplicates = torch.ones(4, 3)
     assert verify_trace("dpp", duplicates, torch.tensor([0, 1, 2, 3]), torch.ones(4))
     assert verify_trace("dpp", duplicates, torch.tensor([2, 0, 1, 3]), torch.ones(4))
@@ -131,9 +131,9 @@ def test_where_no_row_has_a_gain_the_lowest_index_comes_first():
 def test_near_the_threshold_a_gain_counts_or_does_not():
     x, relevance = with_gains(1.0, 1.5e-5, 2.5e-5)
     for picks in ([0, 1, 2], [0, 2, 1]):
-        trace = verify_trace("dpp", x, torch.tensor(picks), relevance)
-        assert trace
-        assert not trace.decisive
+        verdict = verify_trace("dpp", x, torch.tensor(picks), relevance)
+        assert verdict
+        assert not verdict.decisive
     x, relevance = with_gains(1.0, 0.5e-5, 3.1e-5)
     assert verify_trace("dpp", x, torch.tensor([0, 1, 2]), relevance).step == 1
 
@@ -146,8 +146,8 @@ def test_reported_gains_are_held_to_half_the_threshold(step):
     for error, right in ((0.9, True), (-0.9, True), (1.1, False), (-1.1, False), (math.inf, False), (math.nan, False)):
         reported = scores.clone()
         reported[step] += error * eps
-        trace = verify_trace("dpp", x, indices, relevance, scores=reported)
-        assert trace.step == (None if right else step)
+        verdict = verify_trace("dpp", x, indices, relevance, scores=reported)
+        assert verdict.step == (None if right else step)
 
 
 @pytest.mark.parametrize(("gain", "right"), [(2.9e-5, True), (3.1e-5, False)])
@@ -177,8 +177,8 @@ def test_many_picks_keep_their_accuracy(dtype, tokens, k):
     x = tokens().to(dtype)
     for relevance in (torch.ones(len(x)), random_weight(len(x)), (4 * random_weight(len(x), seed=1)).exp()):
         indices, scores = ops.dpp.scores(x, relevance, k)
-        trace = verify_trace("dpp", x, indices, relevance, scores=scores)
-        assert trace, trace
+        verdict = verify_trace("dpp", x, indices, relevance, scores=scores)
+        assert verdict, verdict
 
 
 @pytest.mark.kernel
@@ -257,8 +257,8 @@ def test_gains_outside_the_range_of_float32(relevance):
         for wrong in (1.0, math.nan, -math.inf, float(scores[step].nextafter(torch.tensor(0.0)) * 0.99) or 1e-40):
             reported = scores.clone()
             reported[step] = wrong
-            trace = verify_trace("dpp", x, indices, relevance, scores=reported)
-            assert trace.step == step
+            verdict = verify_trace("dpp", x, indices, relevance, scores=reported)
+            assert verdict.step == step
 
 
 def test_a_non_finite_row_has_no_gain_to_report():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.support.inputs import (
-    ALL_METHODS,
     DTYPES,
+    METHODS,
     arguments,
     exact_tokens,
     exact_weight,
@@ -24,14 +24,14 @@ def select(method, x, weight, k, lam=0.5):
     return getattr(ops, method)(*arguments(method, x, weight, k, lam)).tolist()
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_rows_come_lowest_index_first(backend, method, dtype):
     x = gaussian_tokens(1, 37).to(dtype).expand(50, 37)
     assert select(method, x, torch.ones(50), 50) == list(range(50))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_zero_rows_are_orthogonal_to_everything(backend, method, dtype):
     x = torch.zeros(9, 5, dtype=dtype)
@@ -42,7 +42,7 @@ def test_zero_rows_are_orthogonal_to_everything(backend, method, dtype):
     judged(method, x, random_weight(9), 9)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("count", "distinct", "k"), [(576, 40, 144), (50, 12, 20)])
 def test_duplicates_are_kept_once_before_any_twice(backend, method, dtype, count, distinct, k):
@@ -52,7 +52,7 @@ def test_duplicates_are_kept_once_before_any_twice(backend, method, dtype, count
     assert sorted(indices[:distinct].tolist()) == list(range(distinct))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])
 def test_non_finite_rows_come_last_and_influence_nothing(backend, method, dtype, poison):
@@ -70,7 +70,7 @@ def test_non_finite_rows_come_last_and_influence_nothing(backend, method, dtype,
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_row_whose_sum_of_squares_overflows_is_non_finite(backend, method, dtype):
     x = gaussian_tokens(12, 16).to(dtype)
     x[5] = 1e19
@@ -94,7 +94,7 @@ def test_a_non_finite_row_is_not_the_nearest_of_the_next_row(backend, place):
     assert ops.divprune(x, 3).tolist() == [*(i for i in range(3) if i != place), place]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_dot_product_that_overflows_between_finite_rows(backend, method):
     # Both sums of squares round to the largest float32, their dot product to infinity.
     rows = torch.tensor([[1.3141387e19, 1.2945512e19], [1.3141385e19, 1.2945515e19]])
@@ -121,14 +121,14 @@ def test_subnormal_weights_count_whatever_the_caller_flushes(backend, dtype, flu
     assert picks == [3, 1, 0, 2]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_all_rows_non_finite(backend, method, dtype):
     x = torch.full((6, 4), NAN, dtype=dtype)
     assert select(method, x, torch.ones(6), 6) == list(range(6))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_one_finite_row_comes_first(backend, method):
     x = torch.full((6, 4), INF)
     x[3] = 1
@@ -156,7 +156,7 @@ def test_a_float64_weight_beyond_float32_is_non_finite(backend, method):
     assert indices[8:].tolist() == [4, 6]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scale", [1e-45, 1e-40, 1e-30, 1e-20, 1e-13, 1e-12, 1e-6, 1e15, 1e18])
 @pytest.mark.parametrize("flush", [False, True])
 def test_tiny_and_huge_rows(backend, method, scale, flush):

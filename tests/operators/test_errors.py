@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tokenprune_kernels
+from tokenprune_kernels.methods import METHODS
 
 X = torch.ones(2, 5, 3)
 W = torch.ones(2, 5)
@@ -58,37 +59,38 @@ PACKED_WEIGHTED = [
     ({"lam": 2.0}, ValueError, "lam to be in [0, 1], got 2"),
 ]
 
-WEIGHT_NAME = {"divprune": None, "mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
-WITH_LAM = ("mmr", "idpruner")
-
 
 def cases():
-    for method, weight_name in WEIGHT_NAME.items():
+    for method, needs in METHODS.items():
         for name, tables in {method: (DENSE, WEIGHTED), f"{method}_varlen": (VARLEN, PACKED_WEIGHTED)}.items():
-            for case in [*tables[0], *(tables[1] if weight_name else [])]:
-                if "lam" in case[0] and method not in WITH_LAM:
+            for case in [*tables[0], *(tables[1] if needs.weight else [])]:
+                if "lam" in case[0] and not needs.has_lam:
                     continue
                 yield pytest.param(name, *case, id=f"{name}-{next(iter(case[0]))}-{case[2].rpartition(' got ')[2]}")
 
 
+def method_of(name):
+    return METHODS[name.removesuffix("_varlen")]
+
+
 def arguments(name, replaced):
-    weight_name = WEIGHT_NAME[name.removesuffix("_varlen")]
+    method = method_of(name)
     varlen = name.endswith("_varlen")
     given = {"x": PACKED if varlen else X, "w": PACKED_W if varlen else W}
     given |= {"cu_seqlens": SUMS, "cu_k": KEPT, "total_k": 3, "max_seqlen": 5} if varlen else {"k": 2}
     given |= {"lam": 0.5}
     given |= replaced
-    if weight_name is None:
+    if method.weight is None:
         del given["w"]
-    if name.removesuffix("_varlen") not in WITH_LAM:
+    if not method.has_lam:
         del given["lam"]
-    return {weight_name if key == "w" else key: value for key, value in given.items()}
+    return {method.weight if key == "w" else key: value for key, value in given.items()}
 
 
 @pytest.mark.parametrize(("name", "replaced", "error", "message"), list(cases()))
 @pytest.mark.parametrize("called", ["operator", "scores", "compiled", "compiled scores", "function", "fake"])
 def test_the_message_names_the_argument_the_rule_and_what_came(called, name, replaced, error, message):
-    expected = f"{name}: expected {message.format(w=WEIGHT_NAME[name.removesuffix('_varlen')])}"
+    expected = f"{name}: expected {message.format(w=method_of(name).weight)}"
     given = arguments(name, replaced)
     packet = getattr(torch.ops.tokenprune_native if "compiled" in called else torch.ops.tokenprune, name)
     with pytest.raises(error) as raised:  # noqa: PT012 - the fake mode has to be entered inside
@@ -114,7 +116,7 @@ def test_tensors_must_share_a_device(name, argument):
             call(**given)
 
 
-@pytest.mark.parametrize("function", list(WEIGHT_NAME))
+@pytest.mark.parametrize("function", list(METHODS))
 @pytest.mark.parametrize(
     ("budget", "message"),
     [

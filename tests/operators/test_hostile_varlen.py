@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import INTERPRETED
-from tests.support.inputs import METHODS, arguments, gaussian_tokens, ops, random_weight
+from tests.support.forms import METHODS_WITH_FORMS as METHODS
+from tests.support.inputs import arguments, gaussian_tokens, ops, random_weight
 from tests.support.varlen import HOSTILE, select
 
 launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.support.inputs import (
-    ALL_METHODS,
     DTYPES,
     LAYOUTS,
+    METHODS,
     WEIGHT_DTYPES,
     arguments,
     clustered_tokens,
@@ -39,7 +39,7 @@ SHAPES = [  # N, D, k
 ]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("count", "depth", "k"), SHAPES)
@@ -48,7 +48,7 @@ def test_gaussian_tokens(backend, method, dtype, layout, count, depth, k):
     judged(method, x, random_weight(*x.shape[:-1], seed=depth), k)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_decisive_inputs_occur_and_match_the_oracle(backend, method, dtype):
     decisive = [
@@ -58,7 +58,7 @@ def test_decisive_inputs_occur_and_match_the_oracle(backend, method, dtype):
     assert sum(decisive) >= 10
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_exact_arithmetic_inputs_match_the_oracle(backend, method, dtype, layout
     assert torch.equal(scores, expected_scores.float())
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [(1,), (5,), (2, 3), (1, 2, 2)])
 def test_batches_of_clustered_tokens(backend, method, dtype, batch):
@@ -83,7 +83,7 @@ def test_batches_of_clustered_tokens(backend, method, dtype, batch):
     judged(method, x, random_weight(*batch, 60), 25)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_items_of_a_strided_batch_of_many_dimensions(backend, method):
     x = gaussian_tokens(4, 3, 2, 12, 9).permute(2, 0, 1, 3, 4)[:, 1:]
     weight = random_weight(2, 3, 3, 12)
@@ -103,7 +103,7 @@ def test_weight_dtypes(backend, method, dtype):
     assert torch.equal(indices, getattr(ops, method)(x, strided, 20))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("shape", "k"), [((0, 4, 3), 2), ((2, 0, 4, 3), 2), ((2, 4, 3), 0), ((2, 0, 3), 0)])
 def test_empty_results(backend, method, shape, k):
     x = torch.ones(shape)
@@ -111,13 +111,13 @@ def test_empty_results(backend, method, shape, k):
     assert indices.shape == scores.shape == (*shape[:-2], k)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_greatest_depth_of_a_chunk_boundary(backend, method):
     for depth in (1023, 1024, 1025, 4096, 9001):
         judged(method, gaussian_tokens(20, depth, seed=depth), random_weight(20), 8)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_do_not_flow_and_do_not_hinder(backend, method):
     x = gaussian_tokens(12, 6).requires_grad_()
     weight = random_weight(12).requires_grad_()

@@ -4,31 +4,21 @@ import pytest
 import torch
 
 import tokenprune_kernels as tokenprune
-from tests.support.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
+from tests.support.inputs import METHODS, gaussian_tokens, ops, random_weight
 from tests.support.varlen import prefix_sums, varlen_arguments
+from tokenprune_kernels import methods
 
-INPUTS = {
-    "divprune": (),
-    "mmr": (random_weight(3, 20),),
-    "idpruner": (random_weight(3, 20),),
-    "dpp": (random_weight(3, 20),),
-}
-WEIGHT_NAME = {"mmr": "relevance", "idpruner": "importance", "dpp": "relevance"}
+INPUTS = {name: () if method.weight is None else (random_weight(3, 20),) for name, method in methods.METHODS.items()}
+WEIGHT_NAME = {name: method.weight for name, method in methods.METHODS.items() if method.weight is not None}
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_function_is_its_operator(method):
     x = gaussian_tokens(3, 20, 8)
     function, operator = getattr(tokenprune, method), getattr(ops, method)
-    indices, scores = operator.scores(x, *INPUTS[method], 7)
+    indices = operator(x, *INPUTS[method], 7)
     assert torch.equal(function(x, *INPUTS[method], 7), indices)
-    again, again_scores = function(x, *INPUTS[method], 7, return_scores=True)
-    assert torch.equal(again, indices)
-    assert torch.equal(again_scores, scores)
-    ascending, reordered = function(x, *INPUTS[method], 7, sorted=True, return_scores=True)
-    assert torch.equal(ascending, indices.sort().values)
-    assert torch.equal(ascending, function(x, *INPUTS[method], 7, sorted=True))
-    assert torch.equal(reordered, scores.gather(-1, indices.argsort()))
+    assert torch.equal(function(x, *INPUTS[method], 7, sorted=True), indices.sort().values)
 
 
 @pytest.mark.parametrize("method", ["mmr", "idpruner"])
@@ -49,21 +39,19 @@ def test_a_ratio_is_rounded_half_to_even_and_keeps_at_least_one(count, ratio, k)
     assert torch.equal(tokenprune.divprune(x, keep_ratio=ratio), tokenprune.divprune(x, k))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_varlen_functions_find_their_capacities(method):
     x, weight = gaussian_tokens(40, 8), random_weight(40)
     sums, kept = prefix_sums(10, 0, 25), prefix_sums(4, 0, 11)
     arguments = varlen_arguments(method, x, weight, sums, kept, 15, 25)
-    indices, scores = getattr(ops, f"{method}_varlen").scores(*arguments)
+    indices = getattr(ops, f"{method}_varlen")(*arguments)
     function = getattr(tokenprune, f"{method}_varlen")
     tensors = (x, sums, kept) if method == "divprune" else (x, weight, sums, kept)
     assert torch.equal(function(*tensors), indices)
-    ascending, reordered = function(*tensors, 18, 30, sorted=True, return_scores=True)
+    ascending = function(*tensors, 18, 30, sorted=True)
     assert torch.equal(ascending[:4], indices[:4].sort().values)
     assert torch.equal(ascending[4:15], indices[4:15].sort().values)
     assert ascending[15:].tolist() == [-1, -1, -1]
-    assert torch.equal(reordered[4:15], scores[4:15][indices[4:15].argsort()])
-    assert (reordered[15:] == -torch.inf).all()
 
 
 def test_varlen_function_without_segments():
@@ -71,7 +59,7 @@ def test_varlen_function_without_segments():
     assert tokenprune.divprune_varlen(torch.ones(3, 2), nothing, nothing).tolist() == []
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ascending", [True, False])
 def test_prune_returns_the_kept_tokens(method, ascending):
     x = gaussian_tokens(3, 20, 8).requires_grad_()
@@ -94,7 +82,7 @@ def test_prune_by_ratio():
     assert indices.tolist() == sorted(indices.tolist())
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_prune_of_a_packed_batch_drops_the_unused_slots(method):
     x, weight = gaussian_tokens(40, 8).requires_grad_(), random_weight(40)
     weights = {WEIGHT_NAME[method]: weight} if method in WEIGHT_NAME else {}

@@ -6,8 +6,8 @@ import torch
 import python_ref
 import tokenprune_kernels
 from tests.support.inputs import (
-    ALL_METHODS,
     DTYPES,
+    METHODS,
     exact_tokens_for,
     exact_weight,
     gaussian_tokens,
@@ -15,6 +15,7 @@ from tests.support.inputs import (
     random_weight,
 )
 from tests.support.varlen import HOSTILE, prefix_sums, select, varlen_arguments
+from tokenprune_kernels.verify import verify_trace_varlen
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +24,7 @@ LENGTHS = (5, 0, 1, 40, 1, 0, 17, 300, 2)
 KEPT = (2, 0, 1, 10, 0, 0, 17, 30, 1)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("spare", [0, 1, 50])
 def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
@@ -40,7 +41,7 @@ def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
         assert torch.equal(scores[slot : slot + k], alone_scores)
     assert (indices[kept:] == -1).all()
     assert (scores[kept:] == -torch.inf).all()
-    trace = python_ref.verify_trace_varlen(
+    verdict = verify_trace_varlen(
         method,
         x,
         indices,
@@ -50,10 +51,10 @@ def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
         scores=scores,
         total_k=kept + spare,
     )
-    assert trace, trace
+    assert verdict, verdict
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_exact_arithmetic_inputs_match_the_oracle(backend, method):
     x = exact_tokens_for(method, sum(LENGTHS), 64, non_zeros=16, dtype=torch.bfloat16)
     weight = exact_weight(method, sum(LENGTHS))
@@ -66,7 +67,7 @@ def test_exact_arithmetic_inputs_match_the_oracle(backend, method):
     assert torch.equal(indices, getattr(python_ref, f"{method}_varlen")(*given)[0])
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("rows", "lengths", "kept", "total_k"),
     [(0, (), (), 0), (4, (), (), 3), (0, (0, 0), (0, 0), 2), (5, (5,), (0,), 0), (5, (2,), (0,), 4)],
@@ -79,7 +80,7 @@ def test_nothing_to_select(backend, method, rows, lengths, kept, total_k):
     assert scores.tolist() == [-torch.inf] * total_k
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_non_finite_rows_stay_inside_their_segment(backend, method):
     x, weight = gaussian_tokens(20, 6), random_weight(20)
     x[3], x[12] = torch.nan, torch.inf
@@ -95,7 +96,7 @@ def test_strided_inputs(backend):
     assert torch.equal(ops.divprune_varlen(x.mT.contiguous().mT, sums[:, 0], sums[:, 1], 9, 10), expected)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("starts", "kept", "message"), HOSTILE)
 def test_wrong_contents_are_an_error_on_the_cpu(method, starts, kept, message):
     x, weight = gaussian_tokens(12, 3), random_weight(12)

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 import python_ref
 import tokenprune_kernels
-from python_ref import published, verify_trace
+from python_ref import published
 from tests.support.inputs import gaussian_tokens, generator, random_weight
+from tokenprune_kernels.verify import verify_trace
 
 
 def tokens_with_a_common_part(count, depth, seed):
@@ -22,10 +23,10 @@ def test_divprune_loops_follow_the_contract_on_decisive_inputs(loop, dtype):
     for seed in range(20):
         x = tokens_with_a_common_part(60, 16, seed).to(dtype)
         picks = loop(x, 20)
-        trace = verify_trace("divprune", x, picks)
-        assert trace
-        assert not trace.decisive or torch.equal(picks, python_ref.divprune(x, 20)[0])
-        decisive += trace.decisive
+        verdict = verify_trace("divprune", x, picks)
+        assert verdict
+        assert not verdict.decisive or torch.equal(picks, python_ref.divprune(x, 20)[0])
+        decisive += verdict.decisive
     assert decisive >= 5
 
 
@@ -39,8 +40,8 @@ def test_published_divprune_repeats_itself_on_duplicates(dtype):
     # All distinct rows come first; from then on every distance is 0, and the lowest index wins again and again.
     assert len(members[picks[:40]].unique()) == 40
     assert (picks[40:] == 0).all()
-    trace = verify_trace("divprune", x, picks)
-    assert (trace.step, trace.reason) == (40, "index 0 is repeated")
+    verdict = verify_trace("divprune", x, picks)
+    assert (verdict.step, verdict.reason) == (40, "index 0 is repeated")
 
     kept, _ = python_ref.divprune(x, 144)
     assert len(kept.unique()) == 144
@@ -115,10 +116,10 @@ def test_idpruner_loop_follows_the_contract_on_decisive_inputs(lam):
     for seed in range(20):
         x, importance = gaussian_tokens(60, 16, seed=seed), random_weight(60, seed=seed + 1)
         picks = published.published_idpruner(x, importance, 20, lam)
-        trace = verify_trace("idpruner", x, picks, importance, lam)
-        assert trace
-        assert not trace.decisive or torch.equal(picks, python_ref.idpruner(x, importance, 20, lam)[0])
-        decisive += trace.decisive
+        verdict = verify_trace("idpruner", x, picks, importance, lam)
+        assert verdict
+        assert not verdict.decisive or torch.equal(picks, python_ref.idpruner(x, importance, 20, lam)[0])
+        decisive += verdict.decisive
     assert decisive >= 5
 
 
@@ -166,11 +167,11 @@ def test_idpruner_loop_takes_an_overflowing_range_for_nan():
 def test_idpruner_loop_shrinks_small_tokens():
     x, importance = gaussian_tokens(20, 8), random_weight(20)
     x[3] *= 1e-9
-    trace = verify_trace("idpruner", x, published.published_idpruner(x, importance, 20), importance)
-    assert not trace
+    verdict = verify_trace("idpruner", x, published.published_idpruner(x, importance, 20), importance)
+    assert not verdict
     # A norm far below 1e-8 makes a token look unlike everything, and come too early.
-    assert trace.reason.startswith("row 3 is picked")
-    assert trace.shortfall > 0.1
+    assert verdict.reason.startswith("row 3 is picked")
+    assert verdict.shortfall > 0.1
 
 
 def test_the_dpp_loop_follows_the_contract_while_there_are_gains():

@@ -4,6 +4,8 @@ import torch
 
 from tests.support.inputs import clustered_tokens, exact_tokens, exact_weight, gaussian_tokens, generator, random_weight
 
+METHODS_WITH_FORMS = ("divprune", "mmr", "idpruner")  # the DPP has one form
+
 
 def given(kind, count):
     """Tokens and a weight for each, of a kind that one of the forms could mistake."""

@@ -6,9 +6,10 @@ import math
 import torch
 
 import python_ref
+from tokenprune_kernels import methods
+from tokenprune_kernels.verify import verify_trace
 
-METHODS = ("divprune", "mmr", "idpruner")  # those of every backend
-ALL_METHODS = (*METHODS, "dpp")
+METHODS = ALL_METHODS = tuple(methods.METHODS)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT_DTYPES = (*DTYPES, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")
@@ -113,7 +114,7 @@ def with_layout(x, layout):
 
 def arguments(method, x, weight, k, lam=0.5):
     """The arguments of an operator of the given method."""
-    return {"divprune": (x, k), "dpp": (x, weight, k)}.get(method, (x, weight, k, lam))
+    return methods.METHODS[method].arguments(x, weight, (k,), lam)
 
 
 def oracle(method, x, weight, k, lam=0.5):
@@ -121,7 +122,7 @@ def oracle(method, x, weight, k, lam=0.5):
 
 
 def judged(method, x, weight, k, lam=0.5):
-    """Runs both overloads and judges them: the trace always, equality with the oracle where the trace is decisive.
+    """Runs both overloads and judges them: by replay always, by equality with the oracle where the verdict is decisive.
 
     Returns the indices and whether they had to be equal.
     """
@@ -131,8 +132,8 @@ def judged(method, x, weight, k, lam=0.5):
     assert scores.dtype == torch.float32
     assert indices.shape == scores.shape == (*x.shape[:-2], k)
     assert torch.equal(indices, again)
-    trace = python_ref.verify_trace(method, x, indices, None if method == "divprune" else weight, lam, scores)
-    assert trace, trace
-    if trace.decisive:
+    verdict = verify_trace(method, x, indices, None if method == "divprune" else weight, lam, scores)
+    assert verdict, verdict
+    if verdict.decisive:
         assert torch.equal(indices, oracle(method, x, weight, k, lam)[0])
-    return indices, trace.decisive
+    return indices, verdict.decisive

@@ -3,6 +3,7 @@
 import torch
 
 from tests.support.inputs import ops
+from tokenprune_kernels.methods import METHODS
 
 
 def prefix_sums(*counts):
@@ -10,9 +11,7 @@ def prefix_sums(*counts):
 
 
 def varlen_arguments(method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam=0.5):
-    weights = () if method == "divprune" else (weight,)
-    lams = () if method in ("divprune", "dpp") else (lam,)
-    return (x, *weights, cu_seqlens, cu_k, total_k, max_seqlen, *lams)
+    return METHODS[method].arguments(x, weight, (cu_seqlens, cu_k, total_k, max_seqlen), lam)
 
 
 def select(method, *args, **kwargs):

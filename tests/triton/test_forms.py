@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tests.support.forms import METHODS_WITH_FORMS as METHODS
 from tests.support.forms import assert_equal, given
 from tests.support.inputs import (
-    METHODS,
     arguments,
     exact_tokens,
     exact_weight,

@@ -7,13 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-import python_ref
 import tokenprune_kernels
 from tests.conftest import INTERPRETED
+from tests.support.forms import METHODS_WITH_FORMS as METHODS
 from tests.support.inputs import (
     ALL_METHODS,
     DTYPES,
-    METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -23,6 +22,7 @@ from tests.support.inputs import (
 )
 from tests.support.varlen import prefix_sums, varlen_arguments
 from tokenprune_kernels.backends.triton import configs
+from tokenprune_kernels.verify import verify_trace
 
 triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
 
@@ -277,9 +277,7 @@ def test_the_trace_is_right_at_full_size(method, spread, count):
     x = gaussian_tokens(count, depth) if spread == "gaussian" else clustered_tokens(count, depth, 32)
     x, weight = x.bfloat16(), random_weight(count)
     indices, scores = scored(method)(*arguments(method, x.cuda(), weight.cuda(), k))
-    trace = python_ref.verify_trace(
-        method, x, indices.cpu(), None if method == "divprune" else weight, scores=scores.cpu(), k=k
-    )
+    trace = verify_trace(method, x, indices.cpu(), None if method == "divprune" else weight, scores=scores.cpu(), k=k)
     assert trace, trace
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import tokenprune_kernels
+from tests.support.forms import METHODS_WITH_FORMS as METHODS
 from tests.support.inputs import (
-    METHODS,
     arguments,
     exact_tokens,
     exact_weight,

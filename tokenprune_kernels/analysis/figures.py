@@ -1,6 +1,6 @@
 """The three figures: the trade-off, the kept patches, and the pairwise angles.
 
-Lines differ by dash and marks by shape, and colours by lightness: a print without colours tells them apart.
+Lines differ by dash, marks by shape and colours by lightness, so that a print without colours shows the difference.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import metrics, pictures
+from .. import metrics
+from . import pictures
 from .samples import Sample
 from .selections import (
     CURVES,
@@ -39,7 +40,7 @@ _NAMED: dict[str, Any] = {"fontsize": 11, "parse_math": False}
 
 @dataclass(frozen=True)
 class _Style:
-    """How a selector is drawn."""
+    """The style of a selector's line or mark."""
 
     colour: str
     dashes: str = "-"
@@ -67,7 +68,7 @@ _ANGLE_STYLES = {
 
 
 def pareto(samples: Sequence[Sample], measurements: list[Measurement]) -> Any:
-    """Hopkins statistic against importance retention: a curve over each parameter, a point for each other selector."""
+    """Plots the Hopkins statistic over importance retention: a curve for each parameter, a point for each selector."""
     figure, axes = _panels(len(samples), 4.6, 3.9)
     for sample, panel in zip(samples, axes, strict=False):
         mine = [each for each in measurements if each.sample == sample.name]
@@ -97,7 +98,7 @@ def pareto(samples: Sequence[Sample], measurements: list[Measurement]) -> Any:
 
 
 def kept_patches(samples: Sequence[Sample], measurements: list[Measurement]) -> Any:
-    """What four selectors keep of each picture; None where no sample has one."""
+    """Draws what four selectors keep of each picture. Returns None where no sample has a picture."""
     drawn = [sample for sample in samples if sample.picture is not None]
     if not drawn:
         return None
@@ -120,7 +121,7 @@ def kept_patches(samples: Sequence[Sample], measurements: list[Measurement]) -> 
 
 
 def pairwise_angles(samples: Sequence[Sample], measurements: list[Measurement]) -> Any:
-    """How the angles between kept tokens are spread, beside those between all tokens."""
+    """Plots the distribution of the angles between kept tokens, over that of all tokens."""
     figure, axes = _panels(len(samples), 4.6, 3.4)
     degrees = [180 / _BINS * (i + 0.5) for i in range(_BINS)]
     for sample, panel in zip(samples, axes, strict=False):
@@ -179,7 +180,7 @@ def _panels(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
 
 
 def _legend_below(figure: Any, axes: list[Any]) -> None:
-    """One legend for all panels, with what any of them shows."""
+    """Draws one legend for all panels."""
     entries: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

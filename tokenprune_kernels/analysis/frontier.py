@@ -1,4 +1,4 @@
-"""How two trade-offs compare: importance retention, the more the better, against the Hopkins statistic, the less."""
+"""How two trade-offs compare: more importance retention is better, and so is a lower Hopkins statistic."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Comparison:
 
     Attributes:
         start: the smallest retention on either frontier.
-        end: the largest that both reach.
-        area: between the frontiers; positive where the first is lower.
-        mean: the area over the length of the range; the difference at its only point where it has none.
+        end: the largest retention that both reach.
+        area: the area between the frontiers, positive where the first is lower.
+        mean: the area divided by the length of the range; where the range is one point, the difference there.
         lower: the share of the range in which the first is lower.
-        higher: the share in which it is higher.
+        higher: the share of the range in which the first is higher.
     """
 
     start: float
@@ -32,7 +32,7 @@ class Comparison:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other is at least as good as in both, by ascending retention."""
+    """Returns the Pareto-optimal points, by ascending retention."""
     best: list[Point] = []
     for retention, statistic in sorted(set(points), key=lambda point: (-point[0], point[1])):
         if not best or statistic < best[-1][1]:
@@ -40,11 +40,11 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best[::-1]
 
 
-def at(points: Sequence[Point], retention: float) -> float:
-    """A frontier's statistic at a retention, at most its largest.
+def interpolate(points: Sequence[Point], retention: float) -> float:
+    """Returns a frontier's statistic at a retention that is not above its largest.
 
-    Linear between two points, since a parameter between theirs selects something between; below the first point, its
-    own, since more retention is no loss.
+    It is linear between two points: a parameter between theirs selects something between. Below the first point, it is
+    the statistic of that point, which has more retention.
     """
     if retention <= points[0][0]:
         return points[0][1]
@@ -55,27 +55,27 @@ def at(points: Sequence[Point], retention: float) -> float:
 
 
 def compare(first: Sequence[Point], second: Sequence[Point]) -> Comparison:
-    """Sets one trade-off against another; both need a point."""
+    """Compares two trade-offs, each of at least one point."""
     first, second = frontier(first), frontier(second)
     start = min(first[0][0], second[0][0])
     end = min(first[-1][0], second[-1][0])
     edges = sorted({start, end, *(retention for retention, _ in (*first, *second) if start < retention < end)})
     area = lower = higher = 0.0
     for left, right in itertools.pairwise(edges):
-        # Both are straight between two edges.
-        gains = [at(second, edge) - at(first, edge) for edge in (left, right)]
+        # Both frontiers are linear between two edges.
+        gains = [interpolate(second, edge) - interpolate(first, edge) for edge in (left, right)]
         width = right - left
         area += width * sum(gains) / 2
         lower += width * _positive_share(*gains)
         higher += width * _positive_share(*(-gain for gain in gains))
     if end <= start:
-        return Comparison(start, end, 0.0, at(second, end) - at(first, end), 0.0, 0.0)
+        return Comparison(start, end, 0.0, interpolate(second, end) - interpolate(first, end), 0.0, 0.0)
     width = end - start
     return Comparison(start, end, area, area / width, lower / width, higher / width)
 
 
 def _positive_share(left: float, right: float) -> float:
-    """The share of an interval in which what goes straight from one value to the other is positive."""
+    """Returns the share of an interval in which the line from one value to the other is positive."""
     if left <= 0 and right <= 0:
         return 0.0
     if left >= 0 and right >= 0:

@@ -1,4 +1,4 @@
-"""What an analysis leaves: three figures, a CSV file of every selection, and a table."""
+"""The results of an analysis: three figures, a CSV file of every selection, and a table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ _HEADINGS = (
 
 
 def make_directory(out: Path) -> None:
-    """Makes the report's directory; ValueError if that cannot be."""
+    """Makes the report's directory.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,7 +47,7 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
     """Writes ``measurements.csv``, ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory.
 
     Returns:
-        The files; without ``kept.png``, that of an earlier run included, where no sample has a grid.
+        The files. Where no sample has a grid, there is no ``kept.png``, and that of an earlier run is removed.
 
     Raises:
         ValueError: if the directory cannot be written to.
@@ -75,7 +79,7 @@ def _not_writable(out: Path, error: OSError) -> str:
 
 
 def trade_off(measurements: list[Measurement], sample: str, selector: str) -> list[Point]:
-    """The points of a selector on a sample."""
+    """Returns the points of a selector on a sample."""
     return [
         (each.importance_retention, each.hopkins)
         for each in measurements
@@ -84,13 +88,13 @@ def trade_off(measurements: list[Measurement], sample: str, selector: str) -> li
 
 
 def comparisons(measurements: list[Measurement], sample: str) -> dict[str, Comparison]:
-    """MMR's trade-off on a sample against the naive mixture's and the DPP's."""
+    """Compares MMR's trade-off on a sample with the naive mixture's and the DPP's."""
     mine = trade_off(measurements, sample, MMR)
     return {other: compare(mine, trade_off(measurements, sample, other)) for other in (MIXTURE, DPP)}
 
 
 def table(samples: Sequence[Sample], measurements: list[Measurement]) -> str:
-    """The selectors of each sample, one on a line, and how the trade-offs compare."""
+    """Returns a table of the selectors of each sample, and how the trade-offs compare."""
     blocks = []
     for sample in samples:
         mine = [each for each in measurements if each.sample == sample.name]

@@ -1,4 +1,4 @@
-"""What is analysed: the tokens of a picture, of a saved tensor, or of a vision tower, with their importance."""
+"""The samples of an analysis: tokens of a picture, of a saved tensor, or of a vision tower, with their importance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import importance, pictures
+from .. import importance
+from . import pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,12 +29,12 @@ class Sample:
     """The tokens of one item.
 
     Attributes:
-        name: what figures and tables call it.
+        name: the name in figures and tables.
         x: ``[N, D]``, float16, bfloat16 or float32.
         importance: float32 ``[N]``, finite and not negative.
-        weighed_by: what importance is.
-        grid: the rows and columns of patches that the tokens are, row by row; None where that is not known.
-        picture: what is drawn under them, ``(14 * columns, 14 * rows)`` pixels; None without a grid.
+        weighed_by: where importance comes from, for labels.
+        grid: the rows and columns of the patches that the tokens stand for, row by row; None where unknown.
+        picture: the picture to draw the patches on, ``(14 * columns, 14 * rows)`` pixels; None without a grid.
     """
 
     name: str
@@ -45,12 +46,12 @@ class Sample:
 
     @functools.cached_property
     def x64(self) -> Tensor:
-        """The tokens in float64, in which they are measured."""
+        """The tokens in float64, for the measures."""
         return self.x.double()
 
 
 def from_picture(path: str | os.PathLike[str]) -> Sample:
-    """A picture's 14 x 14 patches, embedded by a seeded linear map, weighed by their norm.
+    """Makes a sample of a picture's 14 x 14 patches, embedded by a seeded linear map, with the norm as importance.
 
     Raises:
         ValueError: for a file that is not a picture, or smaller than a patch.
@@ -64,7 +65,7 @@ def from_picture(path: str | os.PathLike[str]) -> Sample:
 def from_features(
     path: str | os.PathLike[str], image_paths: list[str] | None = None, names: list[str] | None = None
 ) -> list[Sample]:
-    """The features of a user's own model, from a safetensors file.
+    """Makes samples of a user's own features, from a safetensors file.
 
     Args:
         path: a file with ``features``, ``[N, D]`` or ``[B, N, D]``, float16, bfloat16 or float32, or with no other
@@ -117,10 +118,10 @@ def from_features(
 
 
 def load_vision_tower(path: str | os.PathLike[str]) -> Callable[[str], Sample]:
-    """What makes a sample of a picture by a transformers vision tower, such as CLIP's or SigLIP's.
+    """Returns a function that makes a sample of a picture file by a transformers vision tower, such as CLIP's.
 
-    The tower is given the whole picture, stretched to its size. Its tokens are the patches of the last layer but one,
-    as LLaVA takes them, weighed by the attention of the class token there, or by their norm where it has none.
+    The whole picture is resized to the tower's input. The tokens are the patches of the last layer but one, as in
+    LLaVA. Importance is the attention of the class token in that layer, or the norm where there is no class token.
 
     Args:
         path: a directory with ``config.json`` and weights as safetensors; nothing is downloaded, unpickled, or run.
@@ -163,7 +164,7 @@ def load_vision_tower(path: str | os.PathLike[str]) -> Callable[[str], Sample]:
             raise ValueError(f"vision tower: expected {side**2} patches and at most a class token, got {len(tokens)}")
         weights, weighed_by = importance.norm(tokens), "norm"
         if extra:
-            # The layer that made these tokens; the only one makes none but its own.
+            # The attention of the layer that made these tokens. A tower of one layer has no other.
             layer = out.attentions[-2 if len(out.attentions) > 1 else -1]
             weights, weighed_by = layer[0].float().mean(dim=0)[0, 1:], "class attention"
             tokens = tokens[1:]

@@ -1,4 +1,4 @@
-"""Every selector on a sample, over its parameter where it has one, and what is measured of each selection."""
+"""Every selector on a sample, over its parameter where it has one, and the measures of each selection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from .. import comparison, metrics
+from .. import baselines, metrics
 from ..selectors import divprune, dpp, idpruner, mmr
 from .samples import Sample
 
@@ -44,13 +44,13 @@ class Measurement:
         parameter: lambda, the share or the temperature; None for a selector without one.
         k: how many tokens were kept.
         importance_retention: see ``metrics.importance_retention``.
-        hopkins: of the kept tokens against uniform directions.
-        hopkins_among_tokens: against 256 draws among the dropped tokens; NaN where there are none.
-        smallest_distance: between two kept tokens.
-        mean_distance: likewise.
-        coverage_mean: distance of a dropped token to the nearest kept one.
-        coverage_worst: the largest of these.
-        milliseconds: of the selection, one call.
+        hopkins: the Hopkins statistic of the kept tokens against uniform directions.
+        hopkins_among_tokens: the same against 256 draws among the dropped tokens; NaN where there are none.
+        smallest_distance: the smallest cosine distance between two kept tokens.
+        mean_distance: the mean of these distances.
+        coverage_mean: the mean distance of a dropped token to the nearest kept one.
+        coverage_worst: the largest of these distances.
+        milliseconds: the time of the selection, one call.
         kept: the indices, in the order of selection.
     """
 
@@ -70,7 +70,7 @@ class Measurement:
 
 
 def steps(sample: Sample, k: int) -> list[Step]:
-    """What is to be run on a sample: the points, then the curves."""
+    """Returns the selections to run on a sample: those without a parameter, then the curves over one."""
     x, weights, count = sample.x, sample.importance, len(sample.x)
     span = weights.max() - weights.min()
     relevance = (weights - weights.min()) / (span + 1e-6)
@@ -80,18 +80,18 @@ def steps(sample: Sample, k: int) -> list[Step]:
 
     points = [
         Step(DIVPRUNE, None, lambda: divprune(x, k)),
-        Step(TOP_K, None, lambda: comparison.top_k(weights, k)),
+        Step(TOP_K, None, lambda: baselines.top_k(weights, k)),
         Step(IDPRUNER, None, lambda: idpruner(x, weights, k)),
-        Step(RANDOM, None, lambda: comparison.random(count, k)),
+        Step(RANDOM, None, lambda: baselines.random(count, k)),
     ]
     if sample.grid is not None:
         rows, columns = sample.grid
-        points.append(Step(GRID, None, lambda: comparison.grid(rows, columns, k)))
+        points.append(Step(GRID, None, lambda: baselines.grid(rows, columns, k)))
     return [
         *points,
         *(Step(MMR, lam, lambda lam=lam: mmr(x, relevance, k, lam=lam)) for lam in LAMS),  # type: ignore[misc]
         *(
-            Step(MIXTURE, share, lambda share=share: comparison.mixture(x, weights, k, share))  # type: ignore[misc]
+            Step(MIXTURE, share, lambda share=share: baselines.mixture(x, weights, k, share))  # type: ignore[misc]
             for share in SHARES
         ),
         *(Step(DPP, t, lambda t=t: dpp(x, quality(t), k)) for t in TEMPERATURES),  # type: ignore[misc]
@@ -99,7 +99,7 @@ def steps(sample: Sample, k: int) -> list[Step]:
 
 
 def measure(sample: Sample, step: Step) -> Measurement:
-    """Runs a step and measures what it keeps; at least 2 tokens."""
+    """Runs a step and measures its selection of at least 2 tokens."""
     start = perf_counter()
     kept = step.select()
     elapsed = perf_counter() - start
@@ -124,8 +124,8 @@ def measure(sample: Sample, step: Step) -> Measurement:
 
 
 def shown(measurements: list[Measurement], sample: str, selector: str) -> Measurement:
-    """The selection of a selector that pictures and angles show: its only one, or that at the plain parameter."""
-    plain = SHOWN_TEMPERATURE if selector == DPP else None
+    """Returns the selection of a selector that figures show: its only one, or that at temperature 1."""
+    parameter = SHOWN_TEMPERATURE if selector == DPP else None
     return next(
-        each for each in measurements if (each.sample, each.selector, each.parameter) == (sample, selector, plain)
+        each for each in measurements if (each.sample, each.selector, each.parameter) == (sample, selector, parameter)
     )

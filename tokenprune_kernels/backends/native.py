@@ -40,24 +40,41 @@ def _load() -> tuple[ModuleType | None, str]:
     return extension, ""
 
 
-extension, _reason = _load()
-namespace: str | None = None if extension is None else extension.namespace
+_extension, _reason = _load()
 
 
-def refuse(reason: str) -> None:
-    """Makes the backend unavailable, because what it has compiled is not what is declared."""
-    global extension, namespace, _reason
-    extension, namespace, _reason = None, None, reason
+def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> None:
+    """Compares the compiled form of an overload with its declaration, and registers its fake.
+
+    Makes the whole backend unavailable where they differ: the extension is then of another version of the package.
+    """
+    global _extension, _reason
+    if _extension is None:
+        return
+    try:
+        compiled = str(operator(name, overload)._schema)
+    except AttributeError:
+        compiled = ""
+    if compiled == f"{_extension.namespace}::{schema}":
+        torch.library.register_fake(compiled.partition("(")[0], fake)
+    else:
+        _extension, _reason = None, f"the extension declares {schema.partition('(')[0]} otherwise; rebuild it"
 
 
 def unavailable(device_type: str) -> str | None:
     """Why the backend cannot run on tensors of this device type; None when it can."""
-    if extension is None:
+    if _extension is None:
         return _reason
     return None if device_type == "cpu" else "it runs on CPU tensors only"
 
 
 @functools.cache
-def operator(name: str, overload: str) -> Callable[..., Any]:
+def operator(name: str, overload: str) -> Any:
     """The compiled form of an operator."""
-    return getattr(getattr(getattr(torch.ops, str(namespace)), name), overload)
+    assert _extension is not None
+    return getattr(getattr(getattr(torch.ops, _extension.namespace), name), overload)
+
+
+def build_info() -> dict[str, Any]:
+    """What the extension was built with, and its instruction sets; nothing when it is not available."""
+    return {} if _extension is None else dict(_extension.build_info())

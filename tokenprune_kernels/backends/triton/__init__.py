@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ...methods import METHODS
+
 
 @functools.cache
 def unavailable(device_type: str) -> str | None:
@@ -58,7 +60,7 @@ def warmup(
     shapes: Iterable[tuple[int, int]],
     *,
     dtype: torch.dtype = torch.bfloat16,
-    methods: Iterable[str] = ("divprune", "mmr", "idpruner"),
+    methods: Iterable[str] = tuple(METHODS),
     device: torch.device | str = "cuda",
 ) -> None:
     """Compiles ahead what selections from items of the given shapes need, packed ones included.
@@ -69,12 +71,16 @@ def warmup(
     Args:
         shapes: ``(N, D)`` of each kind of item.
         dtype: of the tokens.
-        methods: which of ``"divprune"``, ``"mmr"``, ``"idpruner"`` and ``"dpp"``; weights may be float32 or of the
+        methods: names in ``tokenprune_kernels.methods.METHODS``, by default all. Weights may be float32 or of the
             tokens' dtype.
-        device: a CUDA device; the CPU in Triton's interpreter, where there is nothing to compile.
+        device: a CUDA device. The CPU in Triton's interpreter has nothing to compile.
 
     Raises:
         ValueError: a shape without rows or elements, or an unknown method.
+
+    Example:
+        >>> import tokenprune_kernels
+        >>> tokenprune_kernels.warmup([(576, 4096)], methods=["divprune"])  # doctest: +SKIP
     """
     shapes, methods = list(shapes), list(methods)
     for method in methods:

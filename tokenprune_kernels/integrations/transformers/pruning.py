@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...selectors import check_method
+from ...methods import check_method
 from .families import family_of
 from .family import PIXELS, Family, Features
 from .hand_over import HandedOver, Pruned, PrunedInputs, hand_over

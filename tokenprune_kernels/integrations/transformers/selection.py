@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import selectors
+from ...calls import kept_count
 
 Budget = int | float | Sequence[int] | Sequence[float]
 
@@ -39,7 +40,7 @@ def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
     if k is not None:
         return [_at_most(number, count) for number, count in zip(_each("k", k, counts), counts, strict=True)]
     ratios = _each("keep_ratio", keep_ratio, counts)
-    return [selectors.kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
+    return [kept_count("prune_inputs", count, ratio) for count, ratio in zip(counts, ratios, strict=True)]
 
 
 def _numbers(budget: Any) -> list[Any] | None:

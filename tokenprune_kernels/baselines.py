@@ -1,8 +1,7 @@
-"""Selectors to compare with: what is kept by importance alone, by mixing, by position, by chance, and inside the model.
+"""The selectors that papers compare with: by importance, by a mixture, by position, by chance, and inside the model.
 
-Indices are int64 ``[..., k]``, in the order of selection, of the tokens ``[..., N]`` of each item. As for the
-operators, ties go to the lowest index and what is not finite comes last, lowest index first. Leading dimensions number
-independent items.
+Indices are int64 ``[..., k]``, in the order of selection. As for the operators, ties go to the lowest index, and tokens
+whose importance is not finite come last, lowest index first. Leading dimensions number independent items.
 """
 
 from __future__ import annotations
@@ -11,26 +10,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import check_dimensions
-from .selectors import divprune, rows_at
+from .checks import check_dimensions
+from .kept_tokens import rows_at
+from .selectors import divprune
 
 
 def top_k(importance: Tensor, k: int) -> Tensor:
-    """The k most important tokens: what FastV and VisionSelector keep once they have their scores.
+    """Selects the k most important tokens, as FastV and VisionSelector do once they have their scores.
 
     FastV: Chen et al., ECCV 2024, arXiv 2403.06764, section 4. VisionSelector: arXiv 2510.16598, section 3.
 
     Args:
-        importance: ``[..., N]``, any floating dtype, turned into float32.
-        k: how many to keep, ``0 <= k <= N``.
+        importance: of each token, ``[..., N]``, any floating dtype, turned into float32.
+        k: how many tokens to keep of each item, ``0 <= k <= N``.
 
     Returns:
-        int64 ``[..., k]``.
+        int64 ``[..., k]``, the kept tokens, the most important one first.
 
     Raises:
         ValueError: for another k, or importance without a dimension of tokens.
 
     O(N log N).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import top_k
+        >>> top_k(torch.tensor([0.1, 0.7, 0.3, 0.7]), 3)
+        tensor([1, 3, 2])
     """
     check_dimensions("top_k", "importance", importance, "[..., N]")
     _check_k("top_k", k, importance.shape[-1])
@@ -40,15 +46,15 @@ def top_k(importance: Tensor, k: int) -> Tensor:
 
 
 def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor:
-    """The naive mixture: a share of the budget by importance, what is left of it by DivPrune among the other tokens.
+    """Selects by the naive mixture: a share of the budget by importance, the rest by DivPrune among the other tokens.
 
-    DivPrune does not know of the first ones. The combination that IDPruner is compared with (Tan et al., arXiv
-    2602.13315, section 3).
+    DivPrune ignores the tokens that importance has kept. IDPruner's authors compare with this combination (Tan et al.,
+    arXiv 2602.13315, section 3).
 
     Args:
         x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
-        importance: ``[..., N]``, any floating dtype.
-        k: how many to keep, ``0 <= k <= N``.
+        importance: of each token, ``[..., N]``, any floating dtype.
+        k: how many tokens to keep of each item, ``0 <= k <= N``.
         share: in [0, 1]; ``round_half_even(share * k)`` tokens are kept by importance.
 
     Returns:
@@ -58,6 +64,13 @@ def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor
         ValueError: naming the argument, what was expected and what came.
 
     Costs what ``top_k`` and ``divprune`` cost, and a copy of x.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import mixture
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
+        >>> mixture(x, torch.tensor([0.2, 0.9, 0.3, 0.1]), 3, share=0.4)
+        tensor([1, 0, 3])
     """
     check_dimensions("mixture", "x", x, "[..., N, D]")
     _check_k("mixture", k, x.shape[-2])
@@ -75,21 +88,28 @@ def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor
 
 
 def grid(rows: int, columns: int, k: int) -> Tensor:
-    """Patches spread evenly over a picture, whatever is in it.
+    """Selects patches that are spread evenly over a picture, whatever it shows.
 
-    As near to squares as the picture allows: about ``sqrt(k * rows / columns)`` rows of patches, each with an equal
-    share of the k, evenly spaced.
+    About ``sqrt(k * rows / columns)`` rows of patches hold an equal share of the k, evenly spaced, so that the gaps are
+    as near to squares as the picture allows.
 
     Args:
-        rows: of the picture's patches.
-        columns: likewise.
-        k: how many to keep, ``0 <= k <= rows * columns``.
+        rows: the number of rows of the picture's patches.
+        columns: the number of their columns.
+        k: how many patches to keep, ``0 <= k <= rows * columns``.
 
     Returns:
         int64 ``[k]``, ascending patch numbers, counted row by row.
 
     Raises:
         ValueError: for another k.
+
+    O(k).
+
+    Example:
+        >>> from tokenprune_kernels.baselines import grid
+        >>> grid(4, 4, 4)
+        tensor([ 5,  7, 13, 15])
     """
     _check_k("grid", k, rows * columns)
     if k == 0:
@@ -104,41 +124,57 @@ def grid(rows: int, columns: int, k: int) -> Tensor:
 
 
 def random(count: int, k: int, seed: int = 0) -> Tensor:
-    """K of the tokens, by chance.
+    """Selects k tokens at random, without replacement.
 
     Args:
-        count: N.
-        k: how many to keep, ``0 <= k <= N``.
-        seed: of the choice.
+        count: N, the number of tokens.
+        k: how many tokens to keep, ``0 <= k <= N``.
+        seed: the seed of the choice.
 
     Returns:
-        int64 ``[k]``; those for a smaller k are the first of those for a larger one.
+        int64 ``[k]``, in random order. The selection for a smaller k is the beginning of that for a larger one.
 
     Raises:
         ValueError: for another k.
+
+    O(N).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import random
+        >>> torch.equal(random(576, 64)[:10], random(576, 10))
+        True
     """
     _check_k("random", k, count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
 
 
 def fastv(attention: Tensor, layer: int, ratio: float) -> tuple[Tensor, tuple[int, ...]]:
-    """FastV: from a layer on, the language model goes on without the visual tokens that receive the least attention.
+    """Selects by FastV: after K layers, the language model drops the visual tokens that receive the least attention.
 
-    Chen et al., ECCV 2024, arXiv 2403.06764, section 4: all tokens in the first K layers, then a share R dropped. Their
-    cost in operations is ``metrics.prefill_flops_by_layer`` of the counts that are returned, text tokens added.
+    The first K layers see all tokens, the others a share 1 - R of them. Chen et al., ECCV 2024, arXiv 2403.06764,
+    section 4. The operations are ``metrics.prefill_flops_by_layer`` of the returned counts with the text tokens added.
 
     Args:
-        attention: what each visual token receives in each layer, mean over heads and queries, ``[layers, ..., N]``, any
-            floating dtype.
-        layer: K, how many layers see all tokens, in [1, layers]; the last of them ranks.
-        ratio: R, the share that is dropped then, in [0, 1).
+        attention: the attention that each visual token receives in each layer, mean over heads and queries,
+            ``[layers, ..., N]``, any floating dtype.
+        layer: K, how many layers see all tokens, in [1, layers]; the attention of the last of them ranks.
+        ratio: R, the share of tokens that is dropped, in [0, 1).
 
     Returns:
-        ``(indices, counts)``: int64 ``[..., k]`` with ``k = max(1, round_half_even((1 - R) * N))``, and how many visual
-        tokens each layer sees.
+        ``(indices, counts)``: the kept tokens, int64 ``[..., k]`` with ``k = max(1, round_half_even((1 - R) * N))``,
+        and the number of visual tokens that each layer sees.
 
     Raises:
         ValueError: naming the argument, what was expected and what came.
+
+    O(N log N).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import fastv
+        >>> fastv(torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 3), layer=2, ratio=0.5)
+        (tensor([3, 2]), (4, 4, 2))
     """
     check_dimensions("fastv", "attention", attention, "[layers, ..., N]")
     layers, count = attention.shape[0], attention.shape[-1]
@@ -152,20 +188,25 @@ def fastv(attention: Tensor, layer: int, ratio: float) -> tuple[Tensor, tuple[in
 
 
 def vtw(count: int, layer: int, layers: int) -> tuple[int, ...]:
-    """VTW: after a layer, the language model goes on without any visual token.
+    """Returns what VTW keeps: after K layers, the language model drops all visual tokens.
 
     Lin et al., AAAI 2025, arXiv 2405.05803, section 3.
 
     Args:
-        count: N, how many visual tokens there are.
+        count: N, the number of visual tokens.
         layer: K, how many layers see them, in [0, layers].
-        layers: how many there are.
+        layers: the number of layers.
 
     Returns:
-        How many visual tokens each layer sees.
+        The number of visual tokens that each layer sees.
 
     Raises:
         ValueError: for another layer.
+
+    Example:
+        >>> from tokenprune_kernels.baselines import vtw
+        >>> vtw(576, layer=2, layers=4)
+        (576, 576, 0, 0)
     """
     if not 0 <= layer <= layers:
         raise ValueError(f"vtw: expected layer to be in [0, {layers}], got {layer}")
@@ -173,19 +214,27 @@ def vtw(count: int, layer: int, layers: int) -> tuple[int, ...]:
 
 
 def outliers(attention: Tensor) -> Tensor:
-    """PruMerge's choice: the tokens whose class attention is an outlier, as many as there are.
+    """Selects as PruMerge does: all tokens whose class attention is an outlier.
 
-    Those above the upper quartile by more than 1.5 times the distance of the quartiles (Shang et al., ICCV 2025, arXiv
+    These exceed the upper quartile by more than 1.5 times the interquartile range (Shang et al., ICCV 2025, arXiv
     2403.15388, section 3.2). Quartiles are interpolated linearly, in float64.
 
     Args:
         attention: of the vision tower's class token to each patch, ``[..., N]``, N >= 1, any floating dtype, finite.
 
     Returns:
-        bool ``[..., N]``.
+        bool ``[..., N]``, True for the kept tokens. Their number follows from the attention.
 
     Raises:
         ValueError: for no tokens.
+
+    O(N log N).
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import outliers
+        >>> outliers(torch.tensor([0.1, 0.1, 0.12, 0.1, 0.9]))
+        tensor([False, False, False, False,  True])
     """
     check_dimensions("outliers", "attention", attention, "[..., N]")
     if attention.shape[-1] < 1:
@@ -196,25 +245,33 @@ def outliers(attention: Tensor) -> Tensor:
 
 
 def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None, neighbours: int = 32) -> Tensor:
-    """PruMerge's merging: to each kept token, its most similar tokens are added, weighted by their class attention.
+    """Merges tokens as PruMerge does: adds to each kept token its most similar ones, weighted by class attention.
 
-    As the published code does (Shang et al., ICCV 2025, arXiv 2403.15388, section 3.3): among all other tokens, kept
-    ones too, without dividing by the sum of the weights.
+    As in the published code, the neighbours of a token are among all others, kept ones too, and the sum is not divided
+    by the sum of the weights. Shang et al., ICCV 2025, arXiv 2403.15388, section 3.3.
 
     Args:
         x: tokens, ``[..., N, D]``, any floating dtype, finite.
-        attention: of the class token to each, ``[..., N]``.
-        kept: int64 ``[..., k]``.
-        keys: what similarity is taken of, the vision tower's attention keys, ``[..., N, E]``; by default x.
-        neighbours: how many are added to each, at least 0; all others where there are fewer.
+        attention: of the vision tower's class token to each token, ``[..., N]``, any floating dtype.
+        kept: the numbers of the kept tokens, int64 ``[..., k]``.
+        keys: the vectors whose cosine similarity counts, the vision tower's attention keys, ``[..., N, E]``; by default
+            x.
+        neighbours: how many tokens are added to each, at least 0; all others where there are fewer.
 
     Returns:
-        The kept tokens with what was merged into them, ``[..., k, D]``, of x's dtype, sums in float32.
+        The kept tokens with their neighbours added, ``[..., k, D]``, of x's dtype. Sums are in float32.
 
     Raises:
         ValueError: for too few dimensions, attention or keys that do not fit x, or a negative number of neighbours.
 
     O(N k E + N k log N) operations and O(N k) memory.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels.baselines import merge
+        >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]])
+        >>> merge(x, torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0]), neighbours=1)
+        tensor([[1.4000, 0.1000]])
     """
     check_dimensions("merge", "x", x, "[..., N, D]")
     check_dimensions("merge", "kept", kept, "[..., k]")
@@ -239,7 +296,7 @@ def _check_k(name: str, k: int, count: int) -> None:
 
 
 def _complement(indices: Tensor, count: int) -> Tensor:
-    """The tokens that are not among the indices ``[..., j]``, ascending, ``[..., N - j]``."""
+    """Returns the tokens that are not among the indices ``[..., j]``, ascending, ``[..., N - j]``."""
     chosen = torch.zeros(*indices.shape[:-1], count, dtype=torch.uint8, device=indices.device).scatter(-1, indices, 1)
     return chosen.argsort(dim=-1, stable=True)[..., : count - indices.shape[-1]]
 
