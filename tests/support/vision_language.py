@@ -174,6 +174,11 @@ WITH_VIDEOS = ("llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", 
 MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
+def every_family_slow_but(*families):
+    """Parameters for all families: those named, and the others under the mark ``slow``."""
+    return [family if family in families else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+
+
 def rows_of(family):
     """Prompts of many kinds for ``batch``."""
     if family in WITH_VIDEOS:

@@ -1,5 +1,6 @@
 """What is asked wrongly of the transformers integration, and what it answers."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.vision_language import FAMILIES, IMAGE, MROPE_FAMILIES, batch, model_of
+from tokenprune_kernels.integrations import transformers as integration
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 W = torch.ones(16)
@@ -127,10 +129,34 @@ def test_an_unsupported_model_is_told_which_are_supported():
             call(torch.nn.Linear(2, 2))
 
 
-def test_the_package_does_not_import_transformers():
-    subprocess.run(
-        [sys.executable, "-c", "import sys, tokenprune_kernels; assert 'transformers' not in sys.modules"], check=True
-    )
+def test_the_package_and_its_importance_import_torch_alone():
+    optional = {"transformers", "safetensors", "huggingface_hub"}
+    program = f"import sys, tokenprune_kernels.importance; assert not {optional} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def refusal(got):
+    message = f"tokenprune_kernels.integrations.transformers: expected transformers >= 5.19, got {got}"
+    return pytest.raises(ImportError, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize("version", ["4.57.1", "5.2.0", "5.18.2"])
+def test_an_older_transformers_is_refused(monkeypatch, version):
+    monkeypatch.setattr("transformers.__version__", version)  # transformers may have reloaded itself
+    with refusal(version):
+        importlib.reload(integration)
+
+
+def test_a_missing_transformers_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with refusal("none"):
+        importlib.reload(integration)
+
+
+@pytest.mark.parametrize("version", ["5.19.0.dev0", "5.19.0", "6.0.0rc1"])
+def test_a_newer_transformers_is_accepted(monkeypatch, version):
+    monkeypatch.setattr("transformers.__version__", version)
+    importlib.reload(integration)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,23 @@ import torch
 from tests.support.vision_language import (
     FAMILIES,
     MAKERS,
-    MROPE_FAMILIES,
     NO_TEXT,
     batch,
     model_of,
     rows_of,
+    transformers,
 )
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 GREEDY = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": NO_TEXT}
 PRUNING = {"keep_ratio": 0.3}
-POSITIONS = [(family, "original") for family in FAMILIES] + [
-    (family, "contiguous") for family in FAMILIES if family not in MROPE_FAMILIES
+POSITIONS = [
+    *((family, "original") for family in FAMILIES),
+    *((family, "contiguous") for family in ("llava", "internvl")),
+    *(
+        pytest.param(family, "contiguous", marks=pytest.mark.slow)
+        for family in ("pixtral", "llava_next", "llava_next_video", "llava_onevision")
+    ),
 ]
 
 
@@ -91,7 +96,9 @@ def test_the_usual_slice_holds_the_new_tokens(family):
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=["beams", "both"]
+    "options",
+    [{"num_beams": 3, "num_return_sequences": 2}, pytest.param({"num_beams": 3}, marks=pytest.mark.slow)],
+    ids=["both", "beams"],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_of_a_batch_are_those_of_each_prompt(family, options):
@@ -127,7 +134,9 @@ def test_sampled_sequences_start_from_the_pruned_prompt(family):
 @pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
 def test_other_ways_through_generate(family):
     model, inputs = model_of(family), batch(family, "ttItt", "tttit")
-    ways = [{"cache_implementation": "static"}, {"use_cache": False}, {"prefill_chunk_size": 5}]
+    ways = [{"cache_implementation": "static"}, {"use_cache": False}]
+    if not transformers.__version__.startswith("5.19."):  # which is wrong after a prefill in chunks, pruned or not
+        ways.append({"prefill_chunk_size": 5})
     with enable_pruning(model, **PRUNING):
         expected = model.generate(**inputs, **GREEDY)
         for way in ways:

@@ -86,7 +86,8 @@ def prune_inputs(
         >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
         >>> vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 4, **size}
         >>> text = {"model_type": "llama", "vocab_size": 100, "num_key_value_heads": 1, **size}
-        >>> model = LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_id=99)).eval()
+        >>> config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=99)
+        >>> model = LlavaForConditionalGeneration(config).eval()
         >>> inputs = {"input_ids": torch.tensor([[1, *[99] * 16, 2]]), "pixel_values": torch.ones(1, 3, 16, 16)}
         >>> pruned = prune_inputs(model, inputs, keep_ratio=0.25)
         >>> pruned["input_ids"].tolist()

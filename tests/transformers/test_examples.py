@@ -1,0 +1,26 @@
+"""The examples in the docstrings of the public names."""
+
+import doctest
+import importlib
+
+import pytest
+
+pytest.importorskip("transformers")
+
+PUBLIC = ("pruning.prune_inputs", "enabling.enable_pruning", "feature_injection.PrunedInputs")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"tokenprune_kernels.integrations.transformers.{name}" for name in PUBLIC),
+        "tokenprune_kernels.vision_selector.VisionSelectorScorer",
+    ],
+)
+def test_an_example_gives_what_it_says(name):
+    module = importlib.import_module(name.rpartition(".")[0])
+    public = getattr(module, name.rpartition(".")[2])
+    tests = [test for test in doctest.DocTestFinder().find(public, globs=vars(module).copy()) if test.examples]
+    assert tests
+    for test in tests:
+        assert doctest.DocTestRunner().run(test).failed == 0
