@@ -1,4 +1,4 @@
-"""Attention implementations and compilation: what reaches them is what they need."""
+"""Attention implementations and compilation: pruned inputs give each what it needs, and all agree."""
 
 import pytest
 import torch

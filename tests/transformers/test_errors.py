@@ -1,4 +1,4 @@
-"""What is asked wrongly of the transformers integration, and what it answers."""
+"""Errors of the transformers integration: wrong options, wrong inputs, and a transformers that is too old."""
 
 import importlib
 import re
@@ -32,6 +32,13 @@ W = torch.ones(16)
         ({"k": 3, "positions": "gapped"}, ValueError, "positions to be 'contiguous' or 'original' for Llava"),
         ({"k": 3, "method": "fastv"}, ValueError, "method to be one of divprune, mmr, idpruner, dpp, got 'fastv'"),
         ({"k": 3, "method": "idpruner"}, ValueError, "importance to be a tensor with method 'idpruner', got None"),
+        ({"k": 3, "method": "dpp"}, ValueError, "relevance to be a tensor with method 'dpp', got None"),
+        ({"k": 3, "method": "dpp", "relevance": -W}, ValueError, "relevance to be at least 0, got -1"),
+        (
+            {"k": 3, "method": "dpp", "relevance": W, "lam": 0.5},
+            ValueError,
+            "lam to be None with method 'dpp', got 0.5",
+        ),
         ({"k": 3, "importance": W}, ValueError, "importance to be None with method 'divprune', got a tensor"),
         ({"k": 3, "lam": 0.5}, ValueError, "lam to be None with method 'divprune', got 0.5"),
         (

@@ -1,9 +1,11 @@
-"""The examples in the docstrings of the public names."""
+"""The docstrings of the public names: their examples run, and they name every method."""
 
 import doctest
 import importlib
 
 import pytest
+
+from tokenprune_kernels.methods import METHODS
 
 pytest.importorskip("transformers")
 
@@ -24,3 +26,9 @@ def test_an_example_gives_what_it_says(name):
     assert tests
     for test in tests:
         assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_every_method_is_documented():
+    pruning = importlib.import_module("tokenprune_kernels.integrations.transformers.pruning")
+    for method in METHODS:
+        assert f'"{method}"' in pruning.prune_inputs.__doc__

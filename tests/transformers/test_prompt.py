@@ -1,4 +1,4 @@
-"""What the caller hands to ``generate`` beside the inputs: under pruning, it still knows the whole prompt."""
+"""The callbacks and limits given to ``generate``: under pruning, they refer to the whole prompt."""
 
 import copy
 

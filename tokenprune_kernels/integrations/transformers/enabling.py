@@ -32,7 +32,8 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came; also for a model whose pruning is
-            enabled already. Calls of the model raise what ``prune_inputs`` does.
+            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt with
+            images or videos beside a cache that holds tokens.
 
     Example:
         A LLaVA model with random weights, and a prompt with the 16 tokens of one image:
@@ -56,6 +57,10 @@ class PruningHandle:
     """Removes pruning from a model; what ``enable_pruning`` returns.
 
     Also a context manager: the end of the ``with`` block removes pruning, after an error too.
+
+    Example:
+        >>> handle = enable_pruning(model, keep_ratio=0.1)  # doctest: +SKIP
+        >>> handle.remove()  # doctest: +SKIP
     """
 
     def __init__(self, model: Any, pruning: Pruning) -> None:
