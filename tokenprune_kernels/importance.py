@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .vision_selector import VisionSelectorScorer
+
+__all__ = ["VisionSelectorScorer", "norm"]
+
 
 def norm(x: Tensor) -> Tensor:
     """Returns the Euclidean norm of each token, accumulated in float32.

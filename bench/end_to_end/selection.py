@@ -70,7 +70,7 @@ class LoopInstead:
         self._recording = False
 
     def __call__(self, x: Tensor, counts: list[int], kept_counts: list[int], *_: Any) -> Tensor:
-        """Selects as ``integrations.transformers.selection.select`` does, of one item."""
+        """Selects as ``integrations.transformers.row_selection.select_rows`` does, from one item."""
         (k,) = kept_counts
         indices = self._loop(x, k)
         if self._recording:
@@ -91,7 +91,7 @@ def selecting_by(loop: Loop | None) -> Iterator[Recorder | LoopInstead]:
         yield Recorder()
         return
     instead = LoopInstead(loop)
-    with mock.patch.object(pruning, "select", instead):
+    with mock.patch.object(pruning, "select_rows", instead):
         yield instead
 
 

@@ -182,16 +182,16 @@ def test_the_gate_rejects_wrong_picks_and_wrong_prompts():
 
 
 def test_a_loop_stands_in_for_the_operator_and_goes_again():
-    select = pruning.select
+    select = pruning.select_rows
     x = torch.randn(20, 8)
     with selection.selecting_by(lambda x, k: torch.arange(k)) as instead:
-        assert pruning.select(x, [20], [5], "divprune", None, None, None).tolist() == [0, 1, 2, 3, 4]
+        assert pruning.select_rows(x, [20], [5], "divprune", None, None).tolist() == [0, 1, 2, 3, 4]
         assert instead.selection is None
         with instead:
-            pruning.select(x, [20], [5], "divprune", None, None, None)
+            pruning.select_rows(x, [20], [5], "divprune", None, None)
         assert instead.selection.x is x
         assert instead.selection.repeat().tolist() == [0, 1, 2, 3, 4]
-    assert pruning.select is select
+    assert pruning.select_rows is select
     with selection.selecting_by(None) as recorder, recorder:
         picks = torch.ops.tokenprune.idpruner(x, x[:, 0], 5)
     assert recorder.selection.method == "idpruner"

@@ -1,13 +1,10 @@
 """Tiny randomly initialised models of every family that the transformers integration supports, and inputs for them."""
 
 import functools
-import inspect
 from typing import NamedTuple
 
 import pytest
 import torch
-
-from tokenprune_kernels.integrations.transformers import hand_over
 
 transformers = pytest.importorskip("transformers")
 
@@ -174,10 +171,12 @@ MAKERS = {
 }
 FAMILIES = tuple(MAKERS)
 WITH_VIDEOS = ("llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TAKES_ENCODER_OUTPUTS = (
-    "mm_encoder_outputs" in inspect.signature(transformers.LlavaForConditionalGeneration.forward).parameters
-)
 MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def every_family_slow_but(*families):
+    """Parameters for all families: those named, and the others under the mark ``slow``."""
+    return [family if family in families else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
 
 
 def rows_of(family):
@@ -224,30 +223,25 @@ class Visual(NamedTuple):
 
     tokens: torch.Tensor  # [n, D]
     deepstack: list  # of [n, D], for each layer
-    candidates: int  # how many tokens may be dropped, from the first
-
-    def kept(self, select):
-        """The numbers of the tokens that stay, when `select` takes its pick of the candidates."""
-        rest = torch.arange(self.candidates, len(self.tokens))
-        return torch.cat([select(self.tokens[: self.candidates]), rest]).sort().values
 
 
 def own_features(family, *rows):
     """The images of the rows, then their videos."""
-    inner = model_of(family).model
-    items = []
-    for modality in ("image", "video"):
-        for letter, visual in (each for row in rows for each in _prompt(family, row)[1]):
-            if _modality(letter) == modality:
-                output = _encoded(inner, modality, _pixels(family, modality, [visual]))
-                tokens = torch.cat([tile.flatten(0, -2) for tile in output.pooler_output])
-                candidates = len(tokens)
-                if newline_added(family, modality):
-                    tokens = torch.cat([tokens, inner.image_newline.detach()[None]])
-                layers = getattr(output, "deepstack_features", None) or []
-                layers = [layer if isinstance(layer, torch.Tensor) else torch.cat(layer) for layer in layers]
-                items.append(Visual(tokens, layers, candidates))
-    return items
+    visuals = [visual for row in rows for visual in _row_features(family, row)]
+    return [visual for modality in ("image", "video") for of, visual in visuals if of == modality]
+
+
+@functools.cache
+def _row_features(family, row):
+    """The images and videos of a row in their order, each with its modality."""
+    features = []
+    for letter, visual in _prompt(family, row)[1]:
+        modality = _modality(letter)
+        output = _encoded(model_of(family).model, modality, _pixels(family, modality, [visual]))
+        tokens = torch.cat([tile.flatten(0, -2) for tile in output.pooler_output])
+        deepstack = [torch.cat(layer) for layer in getattr(output, "deepstack_features", None) or []]
+        features.append((modality, Visual(tokens, deepstack)))
+    return features
 
 
 def images_in(rows):
@@ -258,6 +252,7 @@ def share(ratio, tokens):
     return max(1, round(ratio * len(tokens)))
 
 
+@functools.cache
 def _prompt(family, row):
     """The token ids of a row, and its images and videos with their letters."""
     seeds = torch.Generator().manual_seed(sum(ord(letter) * (place + 1) for place, letter in enumerate(row)))
@@ -281,11 +276,6 @@ def _encoded(inner, modality, inputs):
     pixels = inputs["pixel_values_videos" if modality == "video" else "pixel_values"]
     sizes = {name: inputs[name] for name in ("image_sizes", f"{modality}_grid_thw") if name in inputs}
     return getattr(inner, f"get_{modality}_features")(pixels, **sizes, return_dict=True)
-
-
-def newline_added(family, modality):
-    """Whether it is the language model that puts a newline behind the video."""
-    return family == "llava_onevision" and modality == "video" and not TAKES_ENCODER_OUTPUTS
 
 
 def _visual(family, letter, seeds):
@@ -328,7 +318,7 @@ def _count(family, letter):
     """How many tokens the model makes of an image or video of this size."""
     visual = _visual(family, letter, torch.Generator())
     output = _encoded(model_of(family).model, _modality(letter), _pixels(family, _modality(letter), [visual]))
-    return output.pooler_output[0].flatten(0, -2).shape[0] + newline_added(family, _modality(letter))
+    return output.pooler_output[0].flatten(0, -2).shape[0]
 
 
 def _pixels(family, modality, visuals):
@@ -348,26 +338,14 @@ def _pixels(family, modality, visuals):
     return {"pixel_values": padded, "image_sizes": torch.tensor(sizes)}
 
 
-@pytest.fixture(params=["encoder outputs", "wrap"] if TAKES_ENCODER_OUTPUTS else ["wrap"])
-def mechanism(request, monkeypatch):
-    """Runs the test with each way to hand features over that the installed transformers has."""
-    takes = request.param == "encoder outputs"
-    monkeypatch.setattr(hand_over, "takes_encoder_outputs", lambda model: takes)
-    return request.param
-
-
-def handed_over(family, pruned, modality="image"):
+def injected(pruned, modality="image"):
     """The kept tokens that pruned inputs bring, [K, D]."""
-    if "mm_encoder_outputs" in pruned:
-        output = pruned["mm_encoder_outputs"][modality]
-    else:
-        output = pruned["pixel_values_videos" if modality == "video" else "pixel_values"].groups.output()
-    newline = [model_of(family).model.image_newline[None]] if newline_added(family, modality) else []
-    return torch.cat([group.flatten(0, -2) for group in output.pooler_output] + newline)
+    output = pruned["mm_encoder_outputs"][modality]
+    return torch.cat([group.flatten(0, -2) for group in output.pooler_output])
 
 
-def assert_handed_over(family, pruned, expected, images):
+def assert_injected(pruned, expected, images):
     """The kept tokens of each item are as expected; the first `images` items are images, the others videos."""
     for modality, items in (("image", expected[:images]), ("video", expected[images:])):
         if items:
-            torch.testing.assert_close(handed_over(family, pruned, modality), torch.cat(items), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(injected(pruned, modality), torch.cat(items), atol=1e-5, rtol=1e-4)

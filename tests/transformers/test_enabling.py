@@ -1,13 +1,11 @@
 """Pruning switched on and off, and the inputs of a forward pass under it."""
 
 import copy
-import gc
 
 import pytest
 import torch
 
 from tests.support.vision_language import FAMILIES, IMAGE, MAKERS, MROPE_FAMILIES, WITH_VIDEOS, batch, model_of
-from tests.support.vision_language import mechanism as mechanism
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 PRUNING = {"keep_ratio": 0.3}
@@ -21,7 +19,6 @@ def attributes(model):
     ]
 
 
-@pytest.mark.usefixtures("mechanism")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_removal_restores_every_attribute(family):
     model, inputs = model_of(family), batch(family, "ttIt", "ttt")
@@ -31,7 +28,6 @@ def test_removal_restores_every_attribute(family):
     model(**inputs)
     assert attributes(model) != before
     handle.remove()
-    gc.collect()
     assert attributes(model) == before
     assert model.forward == forward
     assert "generate" not in vars(model)
@@ -68,7 +64,6 @@ def test_pruning_is_enabled_once():
         pass
 
 
-@pytest.mark.usefixtures("mechanism")
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_labels_of_dropped_tokens_are_dropped(family):

@@ -1,5 +1,6 @@
-"""What is asked wrongly of the transformers integration, and what it answers."""
+"""Errors of the transformers integration: wrong options, wrong inputs, and a transformers that is too old."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.vision_language import FAMILIES, IMAGE, MROPE_FAMILIES, batch, model_of
+from tokenprune_kernels.integrations import transformers as integration
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 W = torch.ones(16)
@@ -30,6 +32,13 @@ W = torch.ones(16)
         ({"k": 3, "positions": "gapped"}, ValueError, "positions to be 'contiguous' or 'original' for Llava"),
         ({"k": 3, "method": "fastv"}, ValueError, "method to be one of divprune, mmr, idpruner, dpp, got 'fastv'"),
         ({"k": 3, "method": "idpruner"}, ValueError, "importance to be a tensor with method 'idpruner', got None"),
+        ({"k": 3, "method": "dpp"}, ValueError, "relevance to be a tensor with method 'dpp', got None"),
+        ({"k": 3, "method": "dpp", "relevance": -W}, ValueError, "relevance to be at least 0, got -1"),
+        (
+            {"k": 3, "method": "dpp", "relevance": W, "lam": 0.5},
+            ValueError,
+            "lam to be None with method 'dpp', got 0.5",
+        ),
         ({"k": 3, "importance": W}, ValueError, "importance to be None with method 'divprune', got a tensor"),
         ({"k": 3, "lam": 0.5}, ValueError, "lam to be None with method 'divprune', got 0.5"),
         (
@@ -127,10 +136,34 @@ def test_an_unsupported_model_is_told_which_are_supported():
             call(torch.nn.Linear(2, 2))
 
 
-def test_the_package_does_not_import_transformers():
-    subprocess.run(
-        [sys.executable, "-c", "import sys, tokenprune_kernels; assert 'transformers' not in sys.modules"], check=True
-    )
+def test_the_package_and_its_importance_import_torch_alone():
+    optional = {"transformers", "safetensors", "huggingface_hub"}
+    program = f"import sys, tokenprune_kernels.importance; assert not {optional} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def refusal(got):
+    message = f"tokenprune_kernels.integrations.transformers: expected transformers >= 5.19, got {got}"
+    return pytest.raises(ImportError, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize("version", ["4.57.1", "5.2.0", "5.18.2"])
+def test_an_older_transformers_is_refused(monkeypatch, version):
+    monkeypatch.setattr("transformers.__version__", version)  # transformers may have reloaded itself
+    with refusal(version):
+        importlib.reload(integration)
+
+
+def test_a_missing_transformers_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with refusal("none"):
+        importlib.reload(integration)
+
+
+@pytest.mark.parametrize("version", ["5.19.0.dev0", "5.19.0", "6.0.0rc1"])
+def test_a_newer_transformers_is_accepted(monkeypatch, version):
+    monkeypatch.setattr("transformers.__version__", version)
+    importlib.reload(integration)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
-"""What the caller hands to ``generate`` beside the inputs: under pruning, it still knows the whole prompt."""
+"""The callbacks and limits given to ``generate``: under pruning, they refer to the whole prompt."""
 
 import copy
 
 import pytest
 import torch
 
-from tests.support.vision_language import FAMILIES, NO_TEXT, batch, model_of, rows_of
-from tests.support.vision_language import mechanism as mechanism
+from tests.support.vision_language import NO_TEXT, batch, every_family_slow_but, model_of, rows_of
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
 
 transformers = pytest.importorskip("transformers")
@@ -46,9 +45,8 @@ def lists(criteria=(), processors=()):
     }
 
 
-@pytest.mark.usefixtures("mechanism")
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", every_family_slow_but("llava", "internvl", "qwen3_vl"))
 def test_criteria_and_processors_see_the_whole_prompt(family, beams):
     model, inputs = model_of(family), batch(family, *rows_of(family))
     prompt = inputs["input_ids"]
@@ -99,8 +97,7 @@ def test_limits_that_the_model_itself_sets_hold_beside_a_configuration_without_a
         assert model.generate(**inputs, generation_config=config).shape == unpruned.shape == (1, length + 5)
 
 
-@pytest.mark.usefixtures("mechanism")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", every_family_slow_but("llava", "llava_onevision", "qwen3_vl"))
 def test_pruned_inputs_that_are_pruned_again_stay_as_they_are(family):
     model, inputs = model_of(family), batch(family, *rows_of(family))
     pruned = prune_inputs(model, inputs, **PRUNING)

@@ -1,4 +1,4 @@
-"""Pruning in every call of a model, until it is taken off again."""
+"""Pruning in every call of a model, until it is removed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from .families import family_of
-from .prompt import behind_prompt, with_whole_prompt
+from .prompt import prepend_prompt, with_whole_prompt
 from .pruning import Pruning, has_pixels
 
 
 def enable_pruning(model: Any, **options: Any) -> PruningHandle:
-    """Has ``generate`` and the forward pass of a model prune the images and videos that they are given.
+    """Prunes the images and videos of every call of a model: its ``generate`` and its forward pass.
 
-    ``generate`` returns the caller's prompt followed by the new tokens, as without pruning; ``max_length``,
-    ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer know that prompt
-    too. A forward pass with pixel values returns the logits of the shortened sequence,
-    and the loss of the labels that stay, with gradients. Calls without pixel values, such as those that decode with a
-    cache, pass through: a decoding loop of your own counts masks and positions from the shortened prompt.
+    ``generate`` returns the caller's prompt followed by the new tokens, as without pruning. ``max_length``,
+    ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer refer to that
+    prompt too. A forward pass with pixel values returns the logits of the shortened sequence and the loss of the labels
+    that stay, with gradients. Calls without pixel values, such as decoding steps with a cache, are not changed; in a
+    decoding loop of your own, count masks and positions from the shortened prompt.
 
     Args:
         model: a model of one of the supported families (``...ForConditionalGeneration``).
@@ -28,17 +28,40 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
             ``protect_newlines``, as for ``prune_inputs``.
 
     Returns:
-        A handle: ``remove()``, or the end of a ``with`` block, restores the model.
+        A handle. Its ``remove()``, or the end of a ``with`` block, restores the model.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came; also for a model whose pruning is
-            enabled already.
+            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt with
+            images or videos beside a cache that holds tokens.
+
+    Example:
+        A LLaVA model with random weights, and a prompt with the 16 tokens of one image:
+
+        >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
+        >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
+        >>> vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 4, **size}
+        >>> text = {"model_type": "llama", "vocab_size": 100, "num_key_value_heads": 1, **size}
+        >>> config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=99)
+        >>> model = LlavaForConditionalGeneration(config).eval()
+        >>> inputs = {"input_ids": torch.tensor([[1, *[99] * 16, 2]]), "pixel_values": torch.ones(1, 3, 16, 16)}
+        >>> with enable_pruning(model, keep_ratio=0.25):
+        ...     pruned = model(**inputs).logits
+        >>> pruned.shape, model(**inputs).logits.shape
+        (torch.Size([1, 6, 100]), torch.Size([1, 18, 100]))
     """
     return PruningHandle(model, Pruning(**options))
 
 
 class PruningHandle:
-    """Takes pruning off a model again; made by ``enable_pruning``."""
+    """Removes pruning from a model; what ``enable_pruning`` returns.
+
+    Also a context manager: the end of the ``with`` block removes pruning, after an error too.
+
+    Example:
+        >>> handle = enable_pruning(model, keep_ratio=0.1)  # doctest: +SKIP
+        >>> handle.remove()  # doctest: +SKIP
+    """
 
     def __init__(self, model: Any, pruning: Pruning) -> None:
         family = family_of(model)
@@ -54,7 +77,10 @@ class PruningHandle:
         model.generate = self._pruned_generate
 
     def remove(self) -> None:
-        """Restores the model; the second time, does nothing. A ``generate`` that was set since then stays."""
+        """Restores the model: its ``generate``, its hooks and the attributes that pruned calls changed.
+
+        A ``generate`` that was set after ``enable_pruning`` stays. A second call does nothing.
+        """
         if self._hook is None:
             return
         self._hook.remove()
@@ -73,7 +99,7 @@ class PruningHandle:
         self.remove()
 
     def _pruned_generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The model's ``generate`` with pruned images and videos; takes and returns what that does."""
+        """``generate`` with pruned images and videos; its arguments and result are those of the model's own."""
         if inputs is not None:
             kwargs["input_ids"] = inputs
         if has_pixels(kwargs) or self._has_placeholders(kwargs):
@@ -92,12 +118,12 @@ class PruningHandle:
         pruned.update(with_whole_prompt(kwargs, prompt, length, sequences if beams == 1 else 1))
         result = self._generate(None, *args, **pruned)
         if isinstance(result, Tensor):
-            return behind_prompt(prompt, result[:, length:])
-        result.sequences = behind_prompt(prompt, result.sequences[:, length:])
+            return prepend_prompt(prompt, result[:, length:])
+        result.sequences = prepend_prompt(prompt, result.sequences[:, length:])
         return result
 
     def _setting(self, name: str, kwargs: dict[str, Any], config: Any) -> Any:
-        """As ``generate`` finds it: in its arguments, the given configuration, or the model's own."""
+        """Looks an option up as ``generate`` does: in its arguments, the given configuration, then the model's own."""
         found = (kwargs.get(name), getattr(config, name, None), getattr(self._model.generation_config, name, None))
         return next((value for value in found if value is not None), None)
 

@@ -7,7 +7,7 @@ from typing import Any
 from .family import Family
 from .internvl import InternVL
 from .llava import Llava, LlavaNext, LlavaNextVideo, LlavaOnevision
-from .qwen_vl import Qwen3VL, QwenVL
+from .qwen_vl import QwenVL
 
 FAMILIES: dict[str, Family] = {
     "LlavaForConditionalGeneration": Llava(),
@@ -16,16 +16,16 @@ FAMILIES: dict[str, Family] = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevision(),
     "Qwen2VLForConditionalGeneration": QwenVL(),
     "Qwen2_5_VLForConditionalGeneration": QwenVL(),
-    "Qwen3VLForConditionalGeneration": Qwen3VL(),
+    "Qwen3VLForConditionalGeneration": QwenVL(),
     "InternVLForConditionalGeneration": InternVL(),
 }
 
 
 def family_of(model: Any) -> Family:
-    """The family of a model, by its class or the nearest of its base classes.
+    """The family of a model, found by its class or the nearest of its base classes.
 
     Raises:
-        TypeError: for a model of none of them.
+        TypeError: for a model of no supported family.
     """
     for base in type(model).__mro__:
         if base.__name__ in FAMILIES:

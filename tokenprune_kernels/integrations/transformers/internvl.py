@@ -1,4 +1,4 @@
-"""InternVL, whose processor cuts an image into tiles and encodes each on its own."""
+"""InternVL, whose processor cuts an image into tiles that are encoded one by one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .sequences import run_lengths
 
 
 class InternVL(Family):
-    """InternVL: an image is a run of placeholders, over one tile or several; a video is a run for every frame."""
+    """InternVL: an image of one or several tiles is a run of placeholders; a video is a run for every frame."""
 
     packed = ("image",)
 
     def tokens(self, pooler_output: Any, placeholders: Tensor) -> tuple[Tensor, list[int]]:
-        """The tokens of all tiles, and how long the runs of placeholders are."""
+        """The tokens of all tiles, and the lengths of the runs of placeholders."""
         return pooler_output.flatten(0, 1), run_lengths(placeholders)
 
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor
     ) -> list[Tensor]:
-        """A token has the mean attention of the patches that it was shuffled together from."""
+        """A token has the mean attention of the patches that pixel shuffle merged into it."""
         side = round(attention.shape[-1] ** 0.5)
         patches = attention.view(-1, side, side, 1)
         tokens = model.model.pixel_shuffle(patches, scale_factor=model.config.downsample_ratio).mean(-1)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .family import Family, Features
+from .family import Family
 
 
 class Llava(Family):
-    """LLaVA-1.5 and other models of its class."""
+    """LLaVA-1.5, and the models that transformers loads by the same class, such as Pixtral."""
 
     extra_inputs = ("image_sizes",)  # of Pixtral's vision tower
 
 
 class LlavaNext(Family):
-    """LLaVA-NeXT: an overview and tiles of each image, with a newline after every row of them."""
+    """LLaVA-NeXT: an overview and tiles of each image, and a newline token after every row of the tiles."""
 
     newlines = True
 
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor
     ) -> list[Tensor]:
-        """Tiles are put together as the model does with their tokens; a newline has attention 0."""
+        """The model's own method joins the tiles, as it joins their tokens; a newline has attention 0."""
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         config = model.config
@@ -52,7 +50,7 @@ class LlavaNextVideo(LlavaNext):
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor
     ) -> list[Tensor]:
-        """Images as in LLaVA-NeXT; the frames of a video are pooled as the model does with their tokens."""
+        """Images are as in LLaVA-NeXT; the model's own pooling reduces the frames of a video."""
         if modality == "image":
             return super().class_attention_items(model, inputs, modality, attention)
         pooled = model.model.vision_resampler(attention.unsqueeze(-1))
@@ -60,25 +58,8 @@ class LlavaNextVideo(LlavaNext):
 
 
 class LlavaOnevision(Family):
-    """LLaVA-OneVision: newlines as in LLaVA-NeXT, and one after each video.
-
-    Before transformers 5.19 it is the language model that puts them after the videos: they are no candidates then.
-    """
+    """LLaVA-OneVision: newline tokens as in LLaVA-NeXT, and one after each video."""
 
     modalities = ("image", "video")
     packed = ("video",)
     newlines = True
-
-    def features(self, model: Any, modality: str, output: Any, placeholders: Tensor) -> Features:
-        """What an encoder's output holds, with the newlines that the language model would add."""
-        features = super().features(model, modality, output, placeholders)
-        missing = int(placeholders.sum()) - len(features.tokens)
-        if modality == "image" or missing != len(features.counts):
-            return features
-        newline = model.model.image_newline.unsqueeze(0).to(features.tokens)
-        return replace(
-            features,
-            tokens=torch.cat([each for item in features.tokens.split(features.counts) for each in (item, newline)]),
-            counts=[count + 1 for count in features.counts],
-            layout=replace(features.layout, adds_newline=True),
-        )

@@ -1,4 +1,4 @@
-"""The prompt as the caller of ``generate`` knows it, in place of the shortened one."""
+"""The whole prompt, restored in everything that the caller of ``generate`` sees."""
 
 from __future__ import annotations
 
@@ -9,44 +9,48 @@ import torch
 from torch import Tensor
 
 
-def behind_prompt(prompt: Tensor, new_tokens: Tensor) -> Tensor:
-    """The new tokens ``[B * sequences, new]``, each behind the prompt ``[B, L]`` that it continues."""
+def prepend_prompt(prompt: Tensor, new_tokens: Tensor) -> Tensor:
+    """Puts the prompt of each sequence, a row of ``[B, L]``, in front of its new tokens ``[B * sequences, new]``."""
     prompts = prompt.to(new_tokens.device).repeat_interleave(len(new_tokens) // len(prompt), dim=0)
     return torch.cat([prompts, new_tokens], dim=1)
 
 
 def with_whole_prompt(options: Mapping[str, Any], prompt: Tensor, length: int, copies: int) -> dict[str, Any]:
-    """Those of the options of ``generate`` that look at token ids, each made to see the whole prompt.
+    """Wraps the options of ``generate`` that read token ids, so that each reads the whole prompt.
 
     Args:
         options: what ``generate`` was called with.
         prompt: the caller's prompt, ``[B, L]``.
         length: of the shortened prompt.
-        copies: how often each row of the prompt is numbered, beams of one row apart.
+        copies: how many row numbers ``prefix_allowed_tokens_fn`` gets for each prompt. Beams of a prompt share one;
+            sampled sequences have one each.
+
+    Returns:
+        The wrapped options, without the others.
     """
-    seeing: dict[str, Any] = {}
+    wrapped: dict[str, Any] = {}
     for name in ("stopping_criteria", "logits_processor"):
         if options.get(name):
-            seeing[name] = type(options[name])(_seeing(callback, prompt, length) for callback in options[name])
+            wrapped[name] = type(options[name])(_with_prompt(callback, prompt, length) for callback in options[name])
     allowed = options.get("prefix_allowed_tokens_fn")
     if allowed is not None:
-        seeing["prefix_allowed_tokens_fn"] = lambda number, input_ids: allowed(
+        wrapped["prefix_allowed_tokens_fn"] = lambda number, input_ids: allowed(
             number, torch.cat([prompt[number // copies].to(input_ids.device), input_ids[length:]])
         )
     if options.get("streamer") is not None:
-        seeing["streamer"] = _Streamer(options["streamer"], prompt)
-    return seeing
+        wrapped["streamer"] = _Streamer(options["streamer"], prompt)
+    return wrapped
 
 
-def _seeing(callback: Callable[..., Any], prompt: Tensor, length: int) -> Callable[..., Any]:
+def _with_prompt(callback: Callable[..., Any], prompt: Tensor, length: int) -> Callable[..., Any]:
     def call(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return callback(behind_prompt(prompt, input_ids[:, length:]), *args, **kwargs)
+        return callback(prepend_prompt(prompt, input_ids[:, length:]), *args, **kwargs)
 
     return call
 
 
 class _Streamer:
-    """Passes tokens on; the prompt, which comes first, as the caller knows it."""
+    """Passes tokens on, and the whole prompt in place of the shortened one, which comes first."""
 
     def __init__(self, streamer: Any, prompt: Tensor) -> None:
         self._streamer = streamer

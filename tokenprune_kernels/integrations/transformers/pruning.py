@@ -1,4 +1,4 @@
-"""The pruning of a model's inputs, from the encoder to the hand-over."""
+"""The pruning of a model's inputs: encode, select, shorten, and inject the kept features."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...methods import check_method
+from ...methods import METHODS, check_method
+from .budget import Budget, budgets, check_budget
+from .class_attention import recorded_class_attention
 from .families import family_of
 from .family import PIXELS, Family, Features
-from .hand_over import HandedOver, Pruned, PrunedInputs, hand_over
-from .importance import Importance, check_importance, recorded_class_attention, weights
-from .selection import Budget, budgets, check_budget, select
+from .feature_injection import KeptFeatures, PrunedInputs
+from .row_selection import select_rows
 from .sequences import FILL, Shortening
+from .token_weights import Importance, check_importance, weights
 
 
 @torch.no_grad()
@@ -33,14 +35,10 @@ def prune_inputs(
     positions: str | None = None,
     protect_newlines: bool = False,
 ) -> PrunedInputs:
-    """Inputs for the same model, with most of their visual tokens dropped before the language model's first layer.
+    """Prunes the visual tokens of one call before the language model's first layer.
 
-    The images and videos are encoded once, by the model's own encoder, and the kept tokens stay in their original
-    order. ``generate`` on the result returns the shortened prompt and the new tokens, so slice with the length of the
-    result's own ``input_ids``::
-
-        pruned = prune_inputs(model, inputs, keep_ratio=0.1)
-        new_tokens = model.generate(**pruned)[:, pruned["input_ids"].shape[1]:]
+    The model's own encoder encodes the images and videos once. The kept tokens stay in their original order, and the
+    prompt is shortened to them. The model is not changed.
 
     Args:
         model: a model of one of the supported families (``...ForConditionalGeneration``).
@@ -55,25 +53,47 @@ def prune_inputs(
         keep_ratio: the share of tokens to keep, in (0, 1], likewise; rounded half to even, at least one token.
         importance: for ``"idpruner"``, the weights of the tokens: a tensor ``[T]`` over all images, then videos;
             a tensor ``[n_i]`` for each; a callable that makes ``[n, D]`` tokens into ``[n]`` weights, such as
-            ``VisionSelectorScorer``; ``"norm"``; ``"text"``, the cosine to the mean embedding of the prompt's text; or
-            ``"cls_attention"``, the attention of the vision tower's class token.
+            ``VisionSelectorScorer``; ``"norm"``; ``"text"``, the cosine to the mean embedding of the prompt's text,
+            which may be negative; or ``"cls_attention"``, the attention of the vision tower's class token.
         relevance: for ``"mmr"`` and ``"dpp"``, likewise.
-        lam: the share of relevance or importance, in [0, 1], by default 0.5; for ``"mmr"`` and ``"idpruner"``.
+        lam: the weight of relevance or importance against diversity, in [0, 1]: 1 ranks by relevance or importance
+            alone, 0 by diversity alone. By default 0.5; for ``"mmr"`` and ``"idpruner"``.
         scope: ``"item"`` for a budget of each image or video, ``"batch"`` for one that the whole batch shares.
         positions: ``"contiguous"`` numbers the shortened prompt anew, ``"original"`` leaves every token its position.
-            By default contiguous; always original for the Qwen-VL models. Positions with gaps come with a masked column
-            in front where no row is padded, without which they would be read as several packed sequences.
-        protect_newlines: keep the rows of LLaVA-NeXT's and LLaVA-OneVision's ``image_newline`` beside the budget,
-            rather than as candidates like any other.
+            By default contiguous; always original for the Qwen-VL models. Attention would read original positions with
+            gaps as several packed sequences, so a masked column is added in front where no row is padded.
+        protect_newlines: keep the ``image_newline`` tokens of LLaVA-NeXT and LLaVA-OneVision in addition to the budget;
+            otherwise they are candidates like any other token.
 
     Returns:
-        A new mapping, good for any number of calls of ``generate`` (a plain ``dict`` of it for one); rows that were
-        padded are padded on the same side, others on the left. The encoder runs without gradients; ``enable_pruning``
-        keeps them. A decoding loop of your own counts masks and positions from the shortened prompt; where it
-        interleaves prompts on a Qwen-VL model, which keeps the offset of its last one, it has to pass ``position_ids``.
+        A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
+        the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
+        the left. The features have no gradients; ``enable_pruning`` keeps them. In a decoding loop of your own, count
+        masks and positions from the shortened prompt. A Qwen-VL model keeps the position offset of its last prompt
+        only, so a loop that interleaves prompts has to pass ``position_ids``.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+
+    Complexity:
+        One run of the encoder, and one varlen operator over all images and videos.
+
+    Example:
+        A LLaVA model with random weights, and a prompt with the 16 tokens of one image:
+
+        >>> from transformers import LlavaConfig, LlavaForConditionalGeneration
+        >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
+        >>> vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 4, **size}
+        >>> text = {"model_type": "llama", "vocab_size": 100, "num_key_value_heads": 1, **size}
+        >>> config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=99)
+        >>> model = LlavaForConditionalGeneration(config).eval()
+        >>> inputs = {"input_ids": torch.tensor([[1, *[99] * 16, 2]]), "pixel_values": torch.ones(1, 3, 16, 16)}
+        >>> pruned = prune_inputs(model, inputs, keep_ratio=0.25)
+        >>> pruned["input_ids"].tolist()
+        [[1, 99, 99, 99, 99, 2]]
+        >>> new_tokens = model.generate(**pruned, max_new_tokens=3, min_new_tokens=3)[:, pruned["input_ids"].shape[1] :]
+        >>> new_tokens.shape
+        torch.Size([1, 3])
     """
     pruning = Pruning(method, k, keep_ratio, importance, relevance, lam, scope, positions, protect_newlines)
     return pruning(model, inputs)
@@ -81,13 +101,12 @@ def prune_inputs(
 
 def has_pixels(inputs: Mapping[str, Any]) -> bool:
     """Whether there are images or videos to encode."""
-    pixels = [inputs.get(name) for name in PIXELS.values()]
-    return any(value is not None and not isinstance(value, HandedOver) for value in pixels)
+    return any(inputs.get(name) is not None for name in PIXELS.values())
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """The arguments of ``prune_inputs``, checked, and its work, which keeps gradients."""
+    """The arguments of ``prune_inputs``, checked. A call prunes as that function does, but keeps gradients."""
 
     method: str = "divprune"
     k: Budget | None = None
@@ -110,10 +129,10 @@ class Pruning:
         check_importance("relevance", self.relevance)
 
     def __call__(self, model: Any, inputs: Mapping[str, Any]) -> PrunedInputs:
-        """The pruned inputs, see ``prune_inputs``."""
+        """Prunes the inputs of one call, see ``prune_inputs``."""
         family = family_of(model)
         positions = self._positions(model, family)
-        # Looking at pruned inputs would use them up.
+        # Reading PrunedInputs builds encoder outputs; read .data instead.
         given = inputs.data if isinstance(inputs, PrunedInputs) else inputs
         inputs = {name: value for name, value in given.items() if value is not None}
         if not has_pixels(inputs):
@@ -129,17 +148,11 @@ class Pruning:
         for each, mask in zip(features, kept, strict=True):
             keep[each.placeholders] = mask.to(keep.device)
         shortening, shortened = _shorten(model, family, inputs, keep, positions)
-        pruned = [
-            Pruned(
-                each.modality,
-                each.tokens[mask],
-                [layer[mask] for layer in each.deepstack],
-                shortening(each.placeholders, False),
-                each.layout,
-            )
+        kept_features = {
+            each.modality: KeptFeatures(each, mask, shortening(each.placeholders, False))
             for each, mask in zip(features, kept, strict=True)
-        ]
-        return PrunedInputs(shortened | hand_over(model, family, pruned))
+        }
+        return PrunedInputs(shortened | {"mm_encoder_outputs": kept_features})
 
     def _positions(self, model: Any, family: Family) -> str:
         positions = family.positions[0] if self.positions is None else self.positions
@@ -151,7 +164,7 @@ class Pruning:
         return positions
 
     def _encode(self, model: Any, family: Family, inputs: Mapping[str, Any]) -> list[Features]:
-        """What the encoder makes of the images, and of the videos."""
+        """Encodes the images, and the videos."""
         modalities = [modality for modality in family.modalities if PIXELS[modality] in inputs]
         if "cls_attention" not in [each for each in (self.importance, self.relevance) if isinstance(each, str)]:
             return [family.encode(model, inputs, modality) for modality in modalities]
@@ -164,35 +177,25 @@ class Pruning:
         return features
 
     def _kept(self, model: Any, family: Family, inputs: Mapping[str, Any], features: list[Features]) -> list[Tensor]:
-        """Which tokens stay, bool ``[sum of n_i]`` of the images and of the videos."""
+        """Selects tokens: bool ``[sum of n_i]`` for the images and for the videos, True where one stays."""
         tokens = torch.cat([each.tokens for each in features])
         kept = torch.cat([self._protected(model, family, each) for each in features])
         candidates = (~kept).nonzero().squeeze(-1)
         counts = [int((~mask).sum()) for mask in kept.split([count for each in features for count in each.counts])]
         if self.scope == "batch":
             counts = [len(candidates)]
-
-        def candidate_weights(argument: str, given: Importance | None) -> Tensor | None:
-            if given is None:
-                return None
-            return weights(argument, given, model, inputs, features)[candidates]
-
-        indices = select(
-            tokens[candidates],
-            counts,
-            budgets(counts, self.k, self.keep_ratio),
-            self.method,
-            candidate_weights("relevance", self.relevance),
-            candidate_weights("importance", self.importance),
-            self.lam,
-        )
+        argument, weight = METHODS[self.method].weight, None
+        if argument is not None:
+            weight = weights(argument, getattr(self, argument), model, inputs, features)[candidates]
+        kept_counts = budgets(counts, self.k, self.keep_ratio)
+        indices = select_rows(tokens[candidates], counts, kept_counts, self.method, weight, self.lam)
         kept[candidates[indices]] = True
         return list(kept.split([len(each.tokens) for each in features]))
 
     def _protected(self, model: Any, family: Family, features: Features) -> Tensor:
-        """Which tokens stay beside the budget, bool ``[sum of n_i]``."""
+        """Which tokens stay in addition to the budget, bool ``[sum of n_i]``."""
         tokens = features.tokens
-        if family.newlines and (self.protect_newlines or features.layout.adds_newline):
+        if family.newlines and self.protect_newlines:
             return (tokens == model.model.image_newline.to(tokens)).all(-1)
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
@@ -224,7 +227,7 @@ def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None
 
 
 def _starts_again(position_ids: Tensor | None) -> bool:
-    """Whether several sequences are packed into a row: of (t, h, w) alone, that cannot be told."""
+    """Whether several sequences are packed into a row, which (t, h, w) without a row of text positions cannot tell."""
     if position_ids is None or (position_ids.dim() == 3 and len(position_ids) != 4):
         return False
     numbers = position_ids[0] if position_ids.dim() == 3 else position_ids
@@ -234,17 +237,17 @@ def _starts_again(position_ids: Tensor | None) -> bool:
 def _shorten(
     model: Any, family: Family, inputs: Mapping[str, Any], keep: Tensor, positions: str
 ) -> tuple[Shortening, dict[str, Any]]:
-    """The inputs of the language model without the tokens that do not stay."""
+    """Drops tokens from the inputs of the language model, and the inputs that only the encoder reads."""
     for spare in (0, 1):
         shortening = Shortening(keep, inputs["attention_mask"], spare)
         attention_mask = shortening(inputs["attention_mask"], 0)
         position_ids = family.position_ids(model, inputs, positions, shortening, attention_mask)
         if position_ids is None or not _reads_as_packed(position_ids, attention_mask):
             break
-    spent = {*PIXELS.values(), *family.position_inputs, "position_ids"}
+    consumed = {*PIXELS.values(), *family.position_inputs, "position_ids"}
     for modality in family.modalities:
-        spent.update(family.encoder_inputs(model, modality))
-    shortened = {name: value for name, value in inputs.items() if name not in spent}
+        consumed.update(family.encoder_inputs(model, modality))
+    shortened = {name: value for name, value in inputs.items() if name not in consumed}
     for name in FILL.keys() & shortened.keys():
         shortened[name] = shortening(inputs[name], FILL[name])
     shortened["input_ids"] = shortening(inputs["input_ids"], _padding_id(model))
@@ -254,9 +257,9 @@ def _shorten(
 
 
 def _reads_as_packed(position_ids: Tensor, attention_mask: Tensor) -> bool:
-    """Whether gaps in the positions would pass for the seams of packed sequences, as no mask says otherwise.
+    """Whether attention would read gaps in the positions as boundaries of packed sequences.
 
-    ``generate`` and FlashAttention both drop a mask of ones.
+    It does so without a mask, and ``generate`` and FlashAttention both drop a mask of ones.
     """
     numbers = position_ids[0] if position_ids.dim() == 3 else position_ids
     return bool(attention_mask.all() and (numbers.diff() != 1).any())

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .family import Family
-from .sequences import Shortening, positions_of, run_lengths
+from .sequences import Shortening, positions_of
 
 
 class QwenVL(Family):
@@ -27,10 +26,10 @@ class QwenVL(Family):
     def position_ids(
         self, model: Any, inputs: Mapping[str, Any], positions: str, shortening: Shortening, attention_mask: Tensor
     ) -> Tensor | None:
-        """The original (t, h, w) behind a row of contiguous numbers, which attention masks are made of: ``[4, B, L']``.
+        """The original (t, h, w) of the tokens that stay, after a row of contiguous numbers: ``[4, B, L']``.
 
-        Also leaves ``rope_deltas`` on the inner model, as the model itself does, so that it decodes on rightly when
-        later calls bring a cache but no positions.
+        The model makes its attention mask from the first row. As the model does, this sets ``rope_deltas`` on the inner
+        model, from which later calls with a cache and without ``position_ids`` compute their positions.
         """
         if "position_ids" in inputs:
             position_ids = shortening(inputs["position_ids"], 0)
@@ -48,24 +47,7 @@ class QwenVL(Family):
         inner.rope_deltas = rope_deltas + before - after
         return torch.cat([positions_of(attention_mask).unsqueeze(0), shortening(spatial, 0)])
 
-    def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:
-        """By the run of placeholders, each of which has a grid."""
-        runs = run_lengths(placeholders)
-        return runs, {f"{modality}_grid_thw": placeholders.new_ones(len(runs), 3, dtype=torch.int64)}
-
-
-class Qwen3VL(QwenVL):
-    """Qwen3-VL: a video has a run of placeholders for each of its frames."""
-
-    def repeated(self, modality: str, placeholders: Tensor) -> tuple[list[int], dict[str, Tensor]]:
-        """By the run of placeholders; the grid of a video counts its runs, and there is one video for each row."""
-        runs, inputs = super().repeated(modality, placeholders)
-        if modality == "video":
-            frames = torch.tensor([len(run_lengths(row.unsqueeze(0))) for row in placeholders])
-            inputs = {"video_grid_thw": F.pad(frames[frames > 0].unsqueeze(1), (0, 2), value=1).to(placeholders.device)}
-        return runs, inputs
-
 
 def _token_types(config: Any, input_ids: Tensor) -> Tensor:
-    """What a processor calls ``mm_token_type_ids``: 1 for image, 2 for video placeholders, 0 for text."""
+    """The processor's ``mm_token_type_ids``: 1 for image placeholders, 2 for those of videos, 0 for text."""
     return (input_ids == config.image_token_id).int() + 2 * (input_ids == config.video_token_id).int()

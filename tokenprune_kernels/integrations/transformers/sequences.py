@@ -1,4 +1,4 @@
-"""Token sequences with some of their tokens taken out."""
+"""Token sequences from which tokens are dropped."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What a masked column holds in the model inputs that have one value per token, beside input_ids and position_ids.
+# The model inputs with one value per token, other than input_ids and position_ids, and the value of padding in each.
 FILL = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
 
 
 class Shortening:
-    """Closes the gaps that dropped tokens leave in the rows of a batch, and pads the rows to one length again.
+    """Drops tokens from the rows of a batch, and pads the rows to one length again.
 
-    Rows stay as long as the longest of them needs, on the side that was padded before, the left where none was; padding
-    that all rows share stays. When nothing is dropped, nothing changes.
+    The new length is that of the longest row, plus the padding that all rows shared before. Padding goes to the side
+    that was padded before, and to the left if neither was. When no token is dropped, nothing changes.
     """
 
     def __init__(self, keep: Tensor, attention_mask: Tensor, spare: int = 0) -> None:
-        """Plans the move of every token.
+        """Computes the source column of every token that stays.
 
         Args:
             keep: bool ``[B, L]``, False where a token is dropped.
             attention_mask: ``[B, L]``, 0 where a token is masked.
-            spare: how many masked columns to leave beyond those that are needed; something has to be dropped for that.
+            spare: how many columns of padding to add, as far as the old length allows.
         """
         right = bool((attention_mask[:, -1] == 0).any())
         padding = ((attention_mask.flip(-1) if right else attention_mask).cumsum(-1) == 0).sum(-1)
@@ -33,7 +33,7 @@ class Shortening:
         self._kept = keep.gather(-1, self._source)
 
     def __call__(self, values: Tensor, fill: int | bool) -> Tensor:
-        """The values ``[..., B, L]`` of the tokens that stay, ``[..., B, L']``, with `fill` in new padding."""
+        """Returns the values ``[..., B, L]`` of the tokens that stay, ``[..., B, L']``, with `fill` in new padding."""
         source = self._source.to(values.device).expand(*values.shape[:-2], *self._source.shape)
         return values.gather(-1, source).where(self._kept.to(values.device), fill)
 
@@ -45,5 +45,5 @@ def run_lengths(mask: Tensor) -> list[int]:
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:
-    """The number of each token ``[B, L]`` among the unmasked ones of its row, 0 where it is masked."""
+    """The position of each token among the unmasked tokens of its row, ``[B, L]``; 0 where it is masked."""
     return (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)

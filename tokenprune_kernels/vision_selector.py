@@ -1,4 +1,4 @@
-"""The learned scorer of VisionSelector, as an importance for IDPruner."""
+"""The learned importance scorer of VisionSelector."""
 
 from __future__ import annotations
 
@@ -13,30 +13,46 @@ _TENSORS = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
 
 
 class VisionSelectorScorer(nn.Module):
-    """Scores each token by its mean scaled product with all tokens of the same image or video.
+    """A learned importance: the mean scaled product of each token's query with the keys of all tokens of its image.
 
-    ``score_i = mean_j (q_i . k_j) / sqrt(h)``, with ``q = x W_q^T + b_q`` and ``k = x W_k^T + b_k`` (Zhu et al.,
-    VisionSelector, arXiv 2510.16598, section 3). As the mean runs over keys only, the scores are one product of the
-    tokens with one vector: O(N D + h D) operations instead of O(N^2 h + 2 N D h), equal up to rounding.
+    ``score_i = mean_j (q_i . k_j) / sqrt(h)``, with ``q = x W_q^T + b_q`` and ``k = x W_k^T + b_k``.
+
+    Args:
+        dimensions: D, the number of features of a token.
+        hidden: h, the number of features of a query and of a key. Their weights are random; ``from_pretrained`` loads
+            trained ones.
 
     Attributes:
-        q_proj: ``[h, D]`` with bias.
-        k_proj: ``[h, D]`` with bias.
+        q_proj: the linear layer of the queries, from D to h features, with bias.
+        k_proj: the same for the keys.
+
+    Complexity:
+        The mean runs over keys only, so the scores are the product of the tokens with one vector: O(N D + h D)
+        operations instead of O(N^2 h + N D h), equal up to rounding.
+
+    Source:
+        Zhu et al., VisionSelector, arXiv 2510.16598, section 3.
+
+    Example:
+        >>> scorer = VisionSelectorScorer(dimensions=64, hidden=16)
+        >>> scorer(torch.randn(2, 100, 64)).shape
+        torch.Size([2, 100])
     """
 
     def __init__(self, dimensions: int, hidden: int) -> None:
-        """Makes a scorer with random weights.
-
-        Args:
-            dimensions: D, the width of the tokens.
-            hidden: h, the width of queries and keys.
-        """
         super().__init__()
         self.q_proj = nn.Linear(dimensions, hidden)
         self.k_proj = nn.Linear(dimensions, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scores of tokens ``[..., N, D]``, any floating dtype: float32 ``[..., N]``."""
+        """Scores tokens.
+
+        Args:
+            x: the tokens of an image or video, ``[..., N, D]``, any floating dtype.
+
+        Returns:
+            float32 ``[..., N]``.
+        """
         x = x.float()
         mean_key = F.linear(x.mean(-2), self.k_proj.weight.float(), self.k_proj.bias.float())
         direction = mean_key @ self.q_proj.weight.float()
@@ -47,20 +63,29 @@ class VisionSelectorScorer(nn.Module):
     def from_pretrained(
         cls, source: str | Path, *, prefix: str = "", revision: str | None = None
     ) -> VisionSelectorScorer:
-        """Loads trained weights from safetensors; nothing is unpickled and no code is run.
+        """Loads trained weights from safetensors. Nothing is unpickled and no code of the repository is run.
 
         Args:
             source: a safetensors file, a directory with ``model.safetensors`` (or its shards and their index), or the
                 id of a repository on the Hugging Face hub with the same.
-            prefix: what stands in front of ``q_proj.weight`` and the others in the names of the file's tensors, such as
+            prefix: the part of the names of the file's tensors before ``q_proj.weight`` and the others, such as
                 ``"visual.importance_scorer."``.
             revision: of the repository on the hub.
 
         Returns:
-            a scorer on the CPU, in float32.
+            A scorer on the CPU, in float32.
 
         Raises:
             ValueError: unless the tensors under the prefix are the four of a scorer, of matching shapes.
+
+        Example:
+            >>> import tempfile
+            >>> from safetensors.torch import save_file
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     save_file(VisionSelectorScorer(64, 16).state_dict(), f"{folder}/model.safetensors")
+            ...     scorer = VisionSelectorScorer.from_pretrained(folder)
+            >>> scorer.q_proj
+            Linear(in_features=64, out_features=16, bias=True)
         """
         tensors = _read(source, prefix, revision)
         if tensors.keys() != set(_TENSORS):

@@ -1,9 +1,8 @@
-"""The importance of visual tokens, from a tensor, a callable or a name."""
+"""The weights of visual tokens, relevance or importance, from a tensor, a callable or a name."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +24,11 @@ def weights(
     inputs: Mapping[str, Any],
     features: list[Features],
 ) -> Tensor:
-    """One weight for each token of all images and videos, ``[T]``.
+    """Computes one weight for each token of all images and videos, ``[T]``.
 
     Args:
-        argument: the name of the argument that `importance` was given as, for errors.
-        importance: what was given.
+        argument: ``"relevance"`` or ``"importance"``, for errors.
+        importance: the value of that argument.
         model: the model.
         inputs: its inputs before shortening.
         features: the tokens of the images, and of the videos.
@@ -51,7 +50,7 @@ def weights(
 
 
 def check_importance(argument: str, importance: Any) -> None:
-    """Raises unless the argument is something that weights can be made of."""
+    """Raises unless the argument is of a kind that ``weights`` accepts."""
     if isinstance(importance, str) and importance not in NAMES:
         raise ValueError(
             f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
@@ -108,56 +107,3 @@ def _text_similarity(model: Any, inputs: Mapping[str, Any], features: list[Featu
         rows = each.placeholders.nonzero()[:, 0].to(mean.device)  # the prompt of each token
         similarities.append(F.cosine_similarity(each.tokens.float(), mean[rows].to(each.tokens.device), dim=-1))
     return torch.cat(similarities)
-
-
-@contextlib.contextmanager
-def recorded_class_attention(model: Any, inputs: Mapping[str, Any]) -> Iterator[Callable[[], Tensor]]:
-    """Records what the class token attends to while the vision tower runs inside the ``with`` block.
-
-    Taken at the layer whose output the tokens are made of, the mean over its heads, from the queries and keys that pass
-    there: no attention map is built, whichever attention implementation runs.
-
-    Yields:
-        a function that gives float32 ``[tiles, patches]`` for the latest run of the tower; the class token itself is in
-        front where the model makes a token of it.
-
-    Raises:
-        ValueError: for a vision tower without a class token.
-    """
-    tower = getattr(model.model, "vision_tower", None)
-    if tower is None or not any(
-        name.endswith(("class_embedding", "cls_token")) for name, _ in tower.named_parameters()
-    ):
-        raise ValueError(
-            "prune_inputs: expected a model whose vision tower has a class token with importance 'cls_attention', "
-            f"got {type(model).__name__} with {type(tower or model.model).__name__}"
-        )
-    layer = inputs.get("vision_feature_layer", model.config.vision_feature_layer)
-    layer = layer if isinstance(layer, int) else layer[-1]
-    attentions = [module for module in tower.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
-    attention = attentions[layer - 1 if layer > 0 else layer]
-    strategy = inputs.get("vision_feature_select_strategy", model.config.vision_feature_select_strategy)
-    passed: dict[str, Tensor] = {}
-
-    def recorder(name: str) -> Callable[..., None]:
-        def record(module: Any, args: Any, output: Tensor) -> None:
-            passed[name] = output
-
-        return record
-
-    def class_attention() -> Tensor:
-        queries, keys = (passed[name].float().unflatten(-1, (attention.num_heads, -1)) for name in ("q", "k"))
-        logits = torch.einsum("thd,tnhd->thn", queries[:, 0], keys) * attention.scale
-        attended = logits.softmax(-1).mean(1)
-        return attended if strategy == "full" else attended[:, 1:]
-
-    # A norm of queries and keys, where there is one, comes between the projection and the product.
-    hooks = [
-        getattr(attention, f"{name}_norm", getattr(attention, f"{name}_proj")).register_forward_hook(recorder(name))
-        for name in ("q", "k")
-    ]
-    try:
-        yield class_attention
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import python_ref
 from tests.support.inputs import oracle, random_weight
@@ -9,43 +10,40 @@ from tests.support.vision_language import (
     FAMILIES,
     IMAGE,
     VIDEO,
-    assert_handed_over,
+    assert_injected,
     batch,
-    handed_over,
     images_in,
+    injected,
     model_of,
     own_features,
     rows_of,
     share,
 )
-from tests.support.vision_language import mechanism as mechanism
-from tokenprune_kernels import selectors
 from tokenprune_kernels.integrations.transformers import prune_inputs
+from tokenprune_kernels.methods import METHODS
 
 
 def kept_rows(family, rows, select):
     """The rows that an oracle keeps of the model's own features: `select(tokens, number)` gives indices."""
     return [
-        item.tokens[item.kept(lambda tokens, number=number: select(tokens, number))]
+        item.tokens[select(item.tokens, number).sort().values]
         for number, item in enumerate(own_features(family, *rows))
     ]
 
 
-@pytest.mark.usefixtures("mechanism")
-@pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_oracle_keeps_the_same(family, method):
-    rows = rows_of(family)
+    rows, takes = rows_of(family), METHODS[method]
     weights = [random_weight(len(item.tokens), seed=len(item.tokens)) for item in own_features(family, *rows)]
-    options = {"divprune": {}, "mmr": {"relevance": weights}, "idpruner": {"importance": weights, "lam": 0.3}}[method]
+    options = ({takes.weight: weights} if takes.weight else {}) | ({"lam": 0.3} if takes.has_lam else {})
 
     def select(tokens, number):
-        lam = {"divprune": None, "mmr": 0.5, "idpruner": 0.3}[method]
-        return oracle(method, tokens, weights[number][: len(tokens)], share(0.3, tokens), lam)[0]
+        return oracle(method, tokens, weights[number], share(0.3, tokens), 0.3)[0]
 
     pruned = prune_inputs(model_of(family), batch(family, *rows), method=method, keep_ratio=0.3, **options)
     expected = kept_rows(family, rows, select)
-    assert_handed_over(family, pruned, expected, images_in(rows))
+    assert_injected(pruned, expected, images_in(rows))
     for token_id, items in ((IMAGE, expected[: images_in(rows)]), (VIDEO, expected[images_in(rows) :])):
         assert int((pruned["input_ids"] == token_id).sum()) == sum(len(item) for item in items)
 
@@ -66,7 +64,7 @@ def test_budgets_of_each_image(budget, counts):
     rows = ("tItit", "ttIt")
     pruned = prune_inputs(model_of("qwen2_vl"), batch("qwen2_vl", *rows), **budget)
     expected = kept_rows("qwen2_vl", rows, lambda tokens, number: python_ref.divprune(tokens, counts[number])[0])
-    assert_handed_over("qwen2_vl", pruned, expected, 3)
+    assert_injected(pruned, expected, 3)
     assert (pruned["input_ids"] == IMAGE).sum(-1).tolist() == [counts[0] + counts[1], counts[2]]
 
 
@@ -75,10 +73,9 @@ def test_budgets_of_videos_follow_those_of_images():
     counts = [5, 2, 7]
     pruned = prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows), k=counts)
     expected = kept_rows("qwen3_vl", rows, lambda tokens, number: python_ref.divprune(tokens, counts[number])[0])
-    assert_handed_over("qwen3_vl", pruned, expected, 2)
+    assert_injected(pruned, expected, 2)
 
 
-@pytest.mark.usefixtures("mechanism")
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
 def test_a_batch_may_share_one_budget(family, options):
@@ -87,24 +84,42 @@ def test_a_batch_may_share_one_budget(family, options):
     pruned = prune_inputs(model_of(family), batch(family, *rows), k=9, scope="batch")
     expected = features[python_ref.divprune(features, 9)[0].sort().values]
     modalities = ["image"] if family == "llava" else ["image", "video"]
-    kept = torch.cat([handed_over(family, pruned, modality) for modality in modalities])
+    kept = torch.cat([injected(pruned, modality) for modality in modalities])
     torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-4)
     assert int(((pruned["input_ids"] == IMAGE) | (pruned["input_ids"] == VIDEO)).sum()) == 9
     assert model_of(family).generate(**pruned, max_new_tokens=2, **options).shape[0] == 2
 
 
+class Recorder(TorchDispatchMode):
+    """Records the calls of this package's operators: each one's name and arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "tokenprune":
+            self.calls.append((func._schema.name, args))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("scope", ["item", "batch"])
-def test_one_operator_selects_for_the_whole_batch(monkeypatch, scope):
-    calls, divprune_varlen = [], selectors.divprune_varlen
-
-    def recorded(x, cu_seqlens, *arguments, **options):
-        calls.append(cu_seqlens)
-        return divprune_varlen(x, cu_seqlens, *arguments, **options)
-
-    monkeypatch.setattr(selectors, "divprune_varlen", recorded)
-    prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows_of("qwen3_vl")), keep_ratio=0.3, scope=scope)
-    (cu_seqlens,) = calls
+def test_one_operator_selects_for_the_whole_batch(scope):
+    with Recorder() as recorder:
+        prune_inputs(model_of("qwen3_vl"), batch("qwen3_vl", *rows_of("qwen3_vl")), keep_ratio=0.3, scope=scope)
+    ((name, (_, cu_seqlens, *_)),) = recorder.calls
+    assert name == "tokenprune::divprune_varlen"
     assert len(cu_seqlens) == (8 if scope == "item" else 2)
+
+
+def test_lam_is_a_half_unless_given():
+    def kept(**options):
+        options |= {"k": 5, "method": "idpruner", "importance": random_weight(16)}
+        return injected(prune_inputs(model_of("llava"), batch("llava", "tIt"), **options))
+
+    assert torch.equal(kept(), kept(lam=0.5))
+    assert not torch.equal(kept(), kept(lam=0.0))
+    assert not torch.equal(kept(), kept(lam=1.0))
 
 
 @pytest.mark.parametrize("family", ["llava_next", "llava_next_video", "llava_onevision"])
@@ -122,8 +137,8 @@ def test_newlines_are_candidates_unless_protected(family, protect):
         return torch.cat([newlines.nonzero()[:, 0], others[picks]])
 
     pruned = prune_inputs(model_of(family), batch(family, *rows), keep_ratio=0.1, protect_newlines=protect)
-    assert_handed_over(family, pruned, kept_rows(family, rows, select), images_in(rows))
-    assert ((handed_over(family, pruned) == newline).all(-1).sum() > 3) == protect
+    assert_injected(pruned, kept_rows(family, rows, select), images_in(rows))
+    assert ((injected(pruned) == newline).all(-1).sum() > 3) == protect
 
 
 @torch.no_grad()

@@ -1,22 +1,19 @@
-"""How many tokens each image or video keeps, and which."""
+"""How many tokens each image or video keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ... import selectors
 from ...calls import kept_count
 
 Budget = int | float | Sequence[int] | Sequence[float]
 
 
 def check_budget(k: Any, keep_ratio: Any) -> None:
-    """Raises unless one of them is given, and every number of it is one that ``budgets`` takes."""
+    """Raises unless exactly one of the two is given and ``budgets`` accepts each of its numbers."""
     if (k is None) == (keep_ratio is None):
         raise ValueError(
             f"prune_inputs: expected exactly one of k and keep_ratio to be given, got k={k} and keep_ratio={keep_ratio}"
@@ -68,28 +65,3 @@ def _at_most(k: Any, count: int) -> int:
     if k < 1:
         raise ValueError(f"prune_inputs: expected k to be at least 1, got {k}")
     return min(k, count)
-
-
-def select(
-    x: Tensor,
-    counts: list[int],
-    kept_counts: list[int],
-    method: str,
-    relevance: Tensor | None,
-    importance: Tensor | None,
-    lam: float | None,
-) -> Tensor:
-    """The kept rows of all segments of x ``[T, D]``, by one operator: int64 ``[sum of kept_counts]``, in any order."""
-    return getattr(selectors, f"{method}_varlen")(
-        x,
-        *(weight for weight in (relevance, importance) if weight is not None),
-        _prefix_sums(counts, x.device),
-        _prefix_sums(kept_counts, x.device),
-        total_k=sum(kept_counts),
-        max_seqlen=max(counts),
-        **({} if lam is None else {"lam": lam}),
-    )
-
-
-def _prefix_sums(counts: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device)
