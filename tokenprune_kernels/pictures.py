@@ -81,7 +81,7 @@ def patch_grid(picture: Image) -> tuple[int, int]:
     return rows, columns
 
 
-def patch_tokens(picture: Image) -> Tensor:
+def patch_tokens(picture: Image, dimensions: int = DIMENSIONS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """One token per patch: a fixed linear map of its pixels, like the first layer of a vision transformer.
 
     Channels are scaled to [0, 1] and normalised by mean 0.5 and standard deviation 0.25; the matrix is Gaussian and
@@ -90,9 +90,11 @@ def patch_tokens(picture: Image) -> Tensor:
     Args:
         picture: an RGB picture of at least 14 x 14 pixels; what exceeds whole patches at the right and at the bottom
             is left out.
+        dimensions: D.
+        dtype: of the tokens.
 
     Returns:
-        bfloat16 ``[N, 1024]``, patches row by row.
+        ``[N, D]``, patches row by row.
 
     Raises:
         ValueError: for a picture that is smaller than one patch.
@@ -100,7 +102,7 @@ def patch_tokens(picture: Image) -> Tensor:
     """
     normalised = (torch.from_numpy(_patches(picture)).double() / 255.0 - _MEAN) / _STANDARD_DEVIATION
     # In float64, the order in which a matrix product sums does not reach the bfloat16 result.
-    return (normalised @ _embedding()).bfloat16()
+    return (normalised @ _embedding(dimensions)).to(dtype)
 
 
 def draw_kept(picture: Image, kept: Tensor) -> Image:
@@ -162,11 +164,11 @@ def _patches(picture: Image) -> Any:
     return pixels.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
 
 
-def _embedding() -> Tensor:
-    """The seeded matrix, float64 ``[14 * 14 * 3, 1024]``, scaled to keep the size of normalised pixels."""
+def _embedding(dimensions: int) -> Tensor:
+    """The seeded matrix, float64 ``[14 * 14 * 3, D]``, scaled to keep the size of normalised pixels."""
     pixels = PATCH * PATCH * 3
     generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(pixels, DIMENSIONS, generator=generator, dtype=torch.float64) / pixels**0.5
+    return torch.randn(pixels, dimensions, generator=generator, dtype=torch.float64) / pixels**0.5
 
 
 def _touching(chosen: Any) -> Any:
