@@ -85,7 +85,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
         print(measured_apart(device, *options.apart))
         return 0
     if name == "cpu" and options.sweep:
-        print(sweep.table())
+        print(sweep.table(options.only or ""))
         return 0
     result = measured(device, options)
     rows = tables.rows_of(result)

@@ -121,6 +121,8 @@ def test_the_calls_of_a_process_are_counted_in_the_time_they_took():
 class Scripted:
     """A worker whose process never answers; it answers itself."""
 
+    loop_milliseconds = 1_000.0
+
     def __init__(self):
         self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         self.requests = []
@@ -134,7 +136,7 @@ class Scripted:
         if request["do"] == "prepare":
             wrong = request["implementation"] != load.OPERATOR.name
             return {"note": "pick 3: wrong" if wrong else ""} if request["judged"] else {}
-        return answers(1.0 if request["implementation"] == load.OPERATOR.name else 4.0)
+        return answers(1_000.0 if request["implementation"] == load.OPERATOR.name else Scripted.loop_milliseconds)
 
 
 def test_the_implementations_take_turns_in_every_setting(monkeypatch):
@@ -165,6 +167,15 @@ def test_the_implementations_take_turns_in_every_setting(monkeypatch):
     assert measured["rows"][1]["note"] == "pick 3: wrong"
     assert all(worker.process.poll() is not None for worker, _, _ in Scripted.asked)
     json.dumps(measured)
+
+
+def test_calls_longer_than_a_turn_take_fewer_turns(monkeypatch):
+    monkeypatch.setattr(load, "Worker", Scripted)
+    monkeypatch.setattr(Scripted, "loop_milliseconds", 3_000.0)
+    Scripted.asked = []
+    load.measured([load.Setting("quiet")], (4,), 6.0)
+    runs = [request["implementation"] for _, do, request in Scripted.asked if do == "run"]
+    assert [runs.count(name) for name in load.IMPLEMENTATIONS] == [6, 2]
 
 
 def test_the_table_adds_up_processes_and_names_the_worst():
