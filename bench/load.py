@@ -182,7 +182,7 @@ def cell(workers: Sequence[Worker], setting: Setting, side: int, dtype: str, sec
 
 
 def summed(answers: Sequence[dict[str, Any]], seconds: float) -> dict[str, float]:
-    """The calls that one process makes in so many seconds, and their median and worst milliseconds."""
+    """The calls that one process makes in ``seconds``, and their median and worst milliseconds."""
     milliseconds = [each for answer in answers for each in answer["milliseconds"]]
     elapsed = sum(answer["elapsed"] for answer in answers)
     return {

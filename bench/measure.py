@@ -49,7 +49,7 @@ class Device(Protocol):
     def time(
         self, select: Select, x: Tensor, how: str, seconds: float | None = None
     ) -> tuple[list[Result], list[float]]:
-        """Calls for about so many seconds.
+        """Calls for about ``seconds``.
 
         Returns:
             Results, among them the first, and the milliseconds of each timed call.

@@ -87,7 +87,7 @@ def greedy_time(count: int, k: int) -> float:
 
 
 def launch_time(launches: int = LAUNCHES) -> float:
-    """The microseconds that so many kernels of one CUDA graph take to start, one after the other."""
+    """The microseconds that the kernels of one CUDA graph take to start, one after the other."""
     return launches * LAUNCH_MICROSECONDS
 
 
@@ -135,7 +135,7 @@ def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool
 def tile_pass_time(
     units: int, rows: int, depth: float, element_size: int = 2, *, tile: int = 64 * 64, all_rows: int = 0
 ) -> float:
-    """The predicted microseconds of so many units of work side by side, each of which reads ``rows`` rows of x.
+    """The predicted microseconds of units of work side by side, each of which reads ``rows`` rows of x.
 
     Args:
         units: spread over the multiprocessors as evenly as whole units go.
@@ -159,7 +159,7 @@ def tile_pass_time(
 def split_pass_time(
     tiles: int, depth: int, element_size: int = 2, *, block: int = 64, columns: int = 64, all_rows: int = 0
 ) -> float:
-    """The predicted microseconds of tiles of ``block`` rows and so many columns, with split-K where these are few.
+    """The predicted microseconds of tiles of ``block`` rows and ``columns`` columns, with split-K where these are few.
 
     Then each split of a tile is a unit of work, and the splits are added up, from the L2 cache.
     """

@@ -93,7 +93,7 @@ def _timed(select: Select, x: Tensor) -> tuple[Result, float]:
 
 
 def rounds_for(seconds: float, sampling_seconds: float = SAMPLING_SECONDS) -> int:
-    """How many calls to time, if one takes so many seconds."""
+    """How many calls to time, if one takes ``seconds``."""
     return min(MOST_ROUNDS, max(LEAST_ROUNDS, int(sampling_seconds / max(seconds, 1e-9))))
 
 

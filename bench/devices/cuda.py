@@ -90,7 +90,7 @@ class Cuda:
         return self.samples(run, min(MOST_SAMPLES, max(LEAST_SAMPLES, int(seconds * runs / max(elapsed, 1e-9)))))
 
     def samples(self, run: Callable[[], object], count: int) -> list[float]:
-        """The milliseconds of so many runs."""
+        """The milliseconds of each of ``count`` runs."""
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
         for start, end in events:
             start.record()

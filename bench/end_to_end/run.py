@@ -66,7 +66,7 @@ def machine(device: str) -> dict[str, Any]:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench e2e", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=DEFAULTS, default="cpu")
-    parser.add_argument("--layers", type=int, help="keep so many layers of each stack (CPU: 4; CUDA: all)")
+    parser.add_argument("--layers", type=int, help="how many layers of each stack to keep (CPU: 4; CUDA: all)")
     parser.add_argument("--new-tokens", type=int, help="how many tokens to generate (CPU: 8; CUDA: 64)")
     parser.add_argument("--runs", type=int, help="timed runs of each row (CPU: 2; CUDA: 10)")
     parser.add_argument(
