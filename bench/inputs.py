@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from tokenprune_kernels.pictures import PATCH, open_picture, patch_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,8 +91,6 @@ def photograph(name: str, side: int) -> Tokens:
     def make(device: str) -> Tensor:
         from PIL import ImageOps
 
-        from tokenprune_kernels.pictures import PATCH
-
         return _patches([ImageOps.fit(_open(name), (side * PATCH, side * PATCH))]).to(device)
 
     return Tokens("photograph", name, (side**2,), make)
@@ -99,8 +100,6 @@ def video(frames: int) -> Tokens:
     """A crop that drifts over a photograph, frame after frame of 12 x 12 patches."""
 
     def make(device: str) -> Tensor:
-        from tokenprune_kernels.pictures import PATCH
-
         picture, edge = _open("astronaut"), FRAME_SIDE * PATCH
         corners = [(frame * DRIFT[0], frame * DRIFT[1]) for frame in range(frames)]
         return _patches([picture.crop((x, y, x + edge, y + edge)) for x, y in corners]).to(device)
@@ -112,8 +111,6 @@ def crops() -> Tokens:
     """A batch: crops of the photographs, each scaled to 24 x 24 patches."""
 
     def make(device: str) -> Tensor:
-        from tokenprune_kernels.pictures import PATCH
-
         pictures = [_open(name) for name in PHOTOGRAPHS]
         edge, items = BATCH_SIDE * PATCH, []
         for item in range(BATCH_ITEMS):
@@ -161,11 +158,7 @@ def duplicates(count: int) -> Tokens:
 
 
 def _open(name: str) -> Image:
-    from pathlib import Path
-
     import skimage
-
-    from tokenprune_kernels.pictures import open_picture
 
     return open_picture(Path(skimage.data_dir) / PHOTOGRAPHS[name])
 
@@ -173,8 +166,6 @@ def _open(name: str) -> Image:
 def _patches(pictures: Sequence[Image]) -> Tensor:
     """The tokens of pictures of one size, one picture after the other."""
     from PIL import Image
-
-    from tokenprune_kernels.pictures import patch_tokens
 
     width, height = pictures[0].size
     strip = Image.new("RGB", (width, height * len(pictures)))

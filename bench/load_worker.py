@@ -42,7 +42,7 @@ class Worker:
     def run(
         self, implementation: str, side: int, dtype: str, threads: int, callers: int, seconds: float
     ) -> dict[str, Any]:
-        """Calls at least once, and from ``callers`` threads until the time is over; ``threads`` 0 is torch's default."""
+        """Calls from ``callers`` threads until the time is over, at least once; ``threads`` 0 is torch's default."""
         given, select, picks = self.prepared[implementation, side, dtype]
         threads = threads or self.default_threads
         if threads != self.threads:
