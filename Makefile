@@ -10,7 +10,7 @@ SANITIZED := build/sanitized
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench bench-analysis bench-e2e gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,7 @@ build: $(VENV)/installed ## compile the extension in place; again in seconds aft
 	$(PY) setup.py -q build_ext --inplace
 
 demo: build ## prune a photograph, print a table, write demo.png
-	$(PY) -m bench.demo
+	$(PY) -m bench demo
 
 test: build ## the test suite without `slow` and `gpu`: native backend first, then Triton in its interpreter
 	$(PY) -m pytest -m "not slow and not gpu and not interpret"
@@ -42,26 +42,35 @@ $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
 	@if $(PY) -m pip install --quiet --retries 1 --no-deps -r $<; then touch $@; \
 		else echo "bench: the peers of $< could not be installed, those that are missing are left out"; fi
 
-bench: build $(VENV)/peers ## the operators beside their peers into bench/results and README.md; BENCH_OPTIONS=--quick for two minutes
-	$(PY) -m pytest bench -rs --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
+bench: build $(VENV)/peers ## the operators beside their peers, into bench/results and docs; BENCH_OPTIONS=--quick for two minutes
+	$(PY) -m bench cpu $(BENCH_OPTIONS)
 
-bench-analysis: build ## importance against diversity on photographs and saved features, into bench/results and README.md
-	$(PY) -m bench.analysis
+bench-throughput: build $(VENV)/peers ## the quick cases under pytest-benchmark
+	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
 
-bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and README.md; E2E_OPTIONS
-	$(PY) -m bench.end_to_end $(E2E_OPTIONS)
+bench-load: build ## DivPrune on a CPU that other work keeps busy, into bench/results and docs; four minutes
+	$(PY) -m bench load $(BENCH_OPTIONS)
+
+bench-analysis: build ## importance against diversity on photographs and saved features, into bench/results and docs
+	$(PY) -m bench analysis
+
+bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and docs; E2E_OPTIONS
+	$(PY) -m bench e2e $(E2E_OPTIONS)
+
+bench-render: build ## every table of the documents again, from bench/results
+	$(PY) -m bench render
 
 gpu-build:
 	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
 
-gpu: gpu-build ## on a machine with a GPU: the `gpu` tests, then the benchmark into bench/results and README.md; 8 minutes
+gpu: gpu-build ## on a machine with a GPU: the `gpu` tests, then the benchmark into bench/results and docs; 8 minutes
 	started=$$(date +%s); \
 	$(GPU_PYTHON) -m pytest -q -m "gpu and not slow" && \
-	$(GPU_PYTHON) -m bench.gpu --budget $$((430 - $$(date +%s) + started)) $(GPU_OPTIONS)
+	$(GPU_PYTHON) -m bench cuda --budget $$((430 - $$(date +%s) + started)) $(GPU_OPTIONS)
 
 gpu-e2e: gpu-build ## on a machine with a GPU: bench-e2e there, at full depth
-	$(GPU_PYTHON) -m bench.end_to_end --device cuda $(E2E_OPTIONS)
+	$(GPU_PYTHON) -m bench e2e --device cuda $(E2E_OPTIONS)
 
 # The allocator's cache would hide accesses beyond a tensor from memcheck.
 gpu-sanitize: gpu-build ## on a machine with a GPU: memcheck, then racecheck, over a short selection of the `gpu` tests

@@ -1,15 +1,15 @@
 """MMR's trade-off of importance and diversity against the naive mixture's and the DPP's, on pictures and on features.
 
-Run from the root of the source tree: ``make bench-analysis``. Writes bench/results/analysis.json, the figure
-beside it, and the table of README.md. Nothing here is timed, so that it may run beside other work.
+``python -m bench analysis`` writes bench/results/analysis.json, the figure beside it, and the table of
+docs/benchmarks.md. Nothing here is timed, so that it may run beside other work.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,17 @@ import skimage
 import torch
 import transformers
 
-from bench.child import ROOT
-from bench.markdown import heading, line, put_between
+from bench import analysis_table, files, render
 from tokenprune_kernels import analysis
 from tokenprune_kernels.analysis import figures, report
 from tokenprune_kernels.analysis.progress import Progress
-from tokenprune_kernels.analysis.selections import DPP, MIXTURE, SHOWN, shown
+from tokenprune_kernels.analysis.selections import DPP, SHOWN, shown
 from tokenprune_kernels.calls import kept_count
 
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 EMBEDDED = PICTURES[:3]
 KEEP_RATIOS = (0.1, 0.25)
-BEGIN, END = "<!-- analysis table begin -->", "<!-- analysis table end -->"
-RESULT, FIGURE = ROOT / "bench" / "results" / "analysis.json", ROOT / "bench" / "results" / "analysis.png"
+FIGURE = "analysis.png"
 
 # A vision transformer of CLIP's design with seeded random weights: there are no trained ones to be had offline.
 TOWER = {
@@ -100,32 +98,7 @@ def row(sample: analysis.Sample, measurements: list[analysis.Measurement], keep_
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The result as Markdown."""
-    lines = heading(
-        (
-            "tokens",
-            "importance",
-            "N, k",
-            "MMR lower than the naive mixture on",
-            "area between",
-            "mean difference",
-            "MMR lower than the DPP on",
-            "area between",
-            "mean difference",
-        )
-    )
-    for each in rows:
-        cells = [each["sample"], each["importance"].replace("saved importance", "class attention")]
-        cells.append(f"{each['tokens']:,}, k = {each['k']:,}")
-        for other in (MIXTURE, DPP):
-            against = each["against"][other]
-            cells += [f"{100 * against['lower']:.0f} %", f"{against['area']:+.4f}", f"{against['mean']:+.4f}"]
-        lines.append(line(cells))
-    return "\n".join(lines)
-
-
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         given = samples(Path(directory))
@@ -133,13 +106,10 @@ def main() -> None:
             measurements = run(given, keep_ratio)
             rows += [row(sample, measurements, keep_ratio) for sample in given]
             if keep_ratio == KEEP_RATIOS[0]:
-                figures.save(figures.pareto(given[:3] + given[-3:], measurements), str(FIGURE))
+                figures.save(figures.pareto(given[:3] + given[-3:], measurements), str(files.RESULTS / FIGURE))
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "scikit-image", "numpy")}
     result = {"versions": {"python": platform.python_version(), **versions}, "vision_tower": TOWER, "rows": rows}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    put_between(BEGIN, END, table(rows), ROOT / "README.md")
-    print(table(rows))
-
-
-if __name__ == "__main__":
-    main()
+    files.write("analysis.json", result)
+    render.write()
+    print(analysis_table.table(result))
+    return 0

@@ -1,9 +1,8 @@
-"""Tables of results, and their place in README.md."""
+"""Tables in Markdown, and their places in documents."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,16 +28,30 @@ def heading(names: Iterable[str]) -> list[str]:
     return [line(names), line("---" for _ in names)]
 
 
-def put_between(begin: str, end: str, table: str, readme: Path) -> bool:
-    """Replaces what stands between the two markers; says so and changes nothing where they are missing."""
-    text = readme.read_text() if readme.exists() else ""
+def _span(name: str, path: Path) -> tuple[str, int, int]:
+    begin, end = f"<!-- {name} begin -->\n", f"<!-- {name} end -->"
+    text = path.read_text() if path.exists() else ""
     first, last = text.find(begin), text.find(end)
     if not 0 <= first < last:
-        print(
-            f"{readme.name} is unchanged: expected the markers {begin} and {end} in it, in this order",
-            file=sys.stderr,
-            flush=True,
-        )
-        return False
-    readme.write_text(f"{text[: first + len(begin)]}\n{table}\n{text[last:]}")
-    return True
+        raise ValueError(f"{path.name}: expected the markers {begin.strip()} and {end}, in this order, got none")
+    return text, first + len(begin), last
+
+
+def between(name: str, path: Path) -> str:
+    """What stands between the two markers of a table.
+
+    Raises:
+        ValueError: where a marker is missing.
+    """
+    text, first, last = _span(name, path)
+    return text[first:last].removesuffix("\n")
+
+
+def put_between(name: str, table: str, path: Path) -> None:
+    """Replaces what stands between the two markers of a table.
+
+    Raises:
+        ValueError: where a marker is missing.
+    """
+    text, first, last = _span(name, path)
+    path.write_text(f"{text[:first]}{table}\n{text[last:]}")

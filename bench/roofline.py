@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tokenprune_kernels.backends.triton.configs import parts_of_depth
+from bench.markdown import heading, line, number
+from tokenprune_kernels.backends.triton import configs
 
 # Measured with a device-to-device copy, counting bytes read and bytes written.
 BYTES_PER_SECOND = 4.3e12
@@ -51,7 +52,7 @@ CHOICE_STEP_CYCLES = 500
 # Rounds of candidate blocks, as 1 + factor * sqrt(k): counted on photographs, a drifting crop, clusters and noise, of
 # 576 to 6,400 rows, a tenth of them kept, with 256 candidates up to 1,536 rows and 512 above.
 ROUND_FACTORS = {"divprune": 0.42, "mmr": 0.18, "idpruner": 0.18}
-# Turns in which the search for the first pick compares its candidates with all rows, on such inputs.
+# Rounds in which the search for the first pick compares its candidates with all rows, on such inputs.
 OUTLIER_ROUNDS = 2
 
 
@@ -86,12 +87,12 @@ def greedy_time(count: int, k: int) -> float:
 
 
 def launch_time(launches: int = LAUNCHES) -> float:
-    """The microseconds that so many kernels of one CUDA graph take to start, one after the other."""
+    """The microseconds that the kernels of one CUDA graph take to start, one after the other."""
     return launches * LAUNCH_MICROSECONDS
 
 
 def greedy_bound(counts: Sequence[int], kept: Sequence[int]) -> float:
-    """The least microseconds of the greedy loops of a batch, one thread block an item, as many as there is room for."""
+    """The least microseconds of the greedy loops of a batch, one thread block an item, as many as fit."""
     times = [greedy_time(count, k) for count, k in zip(counts, kept, strict=True)]
     return max(max(times, default=0.0), sum(times) / MULTIPROCESSORS)
 
@@ -110,7 +111,7 @@ def candidate_operations(count: int, k: int, depth: int) -> int:
 def candidate_bound(
     counts: Sequence[int], kept: Sequence[int], depth: int, candidates: int, element_size: int = 2
 ) -> float:
-    """The least microseconds of a batch in candidate blocks, so many of them a round.
+    """The least microseconds of a batch in candidate blocks, with that many candidates a round.
 
     x is read for the norms and for one round at least, while every row is compared with every pick.
     """
@@ -134,7 +135,7 @@ def _similarity_terms(count: int, depth: int, element_size: int, symmetric: bool
 def tile_pass_time(
     units: int, rows: int, depth: float, element_size: int = 2, *, tile: int = 64 * 64, all_rows: int = 0
 ) -> float:
-    """The predicted microseconds of so many units of work side by side, each of which reads ``rows`` rows of x.
+    """The predicted microseconds of units of work side by side, each of which reads ``rows`` rows of x.
 
     Args:
         units: spread over the multiprocessors as evenly as whole units go.
@@ -158,22 +159,22 @@ def tile_pass_time(
 def split_pass_time(
     tiles: int, depth: int, element_size: int = 2, *, block: int = 64, columns: int = 64, all_rows: int = 0
 ) -> float:
-    """The predicted microseconds of tiles of ``block`` rows and so many columns, split along D where these are few.
+    """The predicted microseconds of tiles of ``block`` rows and ``columns`` columns, with split-K where these are few.
 
-    Then each part of a tile is a unit of work, and the parts are added up, from the L2 cache.
+    Then each split of a tile is a unit of work, and the splits are added up, from the L2 cache.
     """
     blocks = -(-columns // block)
-    # Taking in more picks than that, candidate blocks do not split.
-    parts = parts_of_depth(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
+    # Candidate blocks that are updated with more picks than that do not split.
+    splits = configs.parts_of_depth(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
     time = tile_pass_time(
-        tiles * parts,
+        tiles * splits,
         blocks * block + columns,
-        depth / parts,
+        depth / splits,
         element_size,
         tile=blocks * block**2,
         all_rows=all_rows,
     )
-    return time + (tile_pass_time(tiles, blocks * block, block * parts, 4, tile=0) if parts > 1 else 0.0)
+    return time + (tile_pass_time(tiles, blocks * block, block * splits, 4, tile=0) if splits > 1 else 0.0)
 
 
 def norms_time(count: int, depth: int, element_size: int = 2) -> float:
@@ -213,12 +214,43 @@ def candidate_stages(
     if method == "divprune":
         comparing = tile_pass_time(blocks, 128, depth, element_size, all_rows=count)
         first = (1 + OUTLIER_ROUNDS) * (comparing + choice + BARRIER_MICROSECONDS) + LAUNCH_MICROSECONDS
-    taking_in = split_pass_time(blocks, depth, element_size, columns=picks, all_rows=count)
+    update = split_pass_time(blocks, depth, element_size, columns=picks, all_rows=count)
     comparing = split_pass_time(tiles, depth, element_size)
     return {
         "row norms": norms_time(count, depth, element_size) + LAUNCH_MICROSECONDS,
         "first pick": first,
-        "candidate blocks": rounds * (taking_in + choice + comparing + 2 * BARRIER_MICROSECONDS)
+        "candidate blocks": rounds * (update + choice + comparing + 2 * BARRIER_MICROSECONDS)
         + greedy_time(candidates, k)
         + LAUNCH_MICROSECONDS,
     }
+
+
+# Method, items, N, k of the predictions shown, in bfloat16.
+SHOWN = (
+    ("divprune", 1, 576, 58),
+    ("divprune", 64, 576, 58),
+    ("divprune", 1, 2_880, 288),
+    ("divprune", 1, 16_384, 1_638),
+    ("divprune", 1, 65_536, 6_553),
+    ("idpruner", 1, 576, 58),
+    ("idpruner", 1, 2_880, 288),
+    ("idpruner", 1, 16_384, 1_638),
+)
+SHOWN_DEPTH = 4_096
+
+
+def table() -> str:
+    """The predicted microseconds of some selections in Markdown, each in the form that the backend takes."""
+    stages_named = "norms + similarity pass + greedy loop, or norms + first pick + candidate blocks"
+    lines = heading(("operator", "N, k", "form", stages_named, "together"))
+    for method, items, count, k in SHOWN:
+        candidate_blocks = configs.candidates_win(method, count)
+        if candidate_blocks:
+            stages = candidate_stages(method, count, k, SHOWN_DEPTH, configs.candidate_count(2, count))
+        else:
+            stages = materialised_stages(count, k, SHOWN_DEPTH, items=items)
+        size = f"{f'{items} x ' if items > 1 else ''}{count:,}, k = {k:,}"
+        form = "candidate blocks" if candidate_blocks else "materialised"
+        parts = " + ".join(map(number, stages.values()))
+        lines.append(line((f"`{method}`", size, form, parts, number(sum(stages.values())))))
+    return "\n".join(lines)

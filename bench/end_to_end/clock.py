@@ -1,4 +1,4 @@
-"""Times on a device, of calls and of the layers that a shortened model has."""
+"""Times on a device, of calls and of the layers that a truncated model has."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stands_for(kept: Sequence[str], whole: Sequence[str]) -> list[float]:
 
 
 class LayerClock:
-    """Adds up what the layers that a shortened model lacks would take, from those that stand for them.
+    """Extrapolates the time of the layers that the truncated model lacks.
 
     ``missing`` is in milliseconds, since the last ``start``. The device is waited for before and after each layer.
     """
@@ -64,7 +64,7 @@ class LayerClock:
 
     @contextlib.contextmanager
     def watching(self, layers: nn.ModuleList, counts: Sequence[float]) -> Iterator[None]:
-        """Watches layers, each of which stands for so many; no hook is set where each stands for itself."""
+        """Watches layers, each of which stands for ``count`` layers; one that stands for itself has no hook."""
         hooks = []
         for layer, count in zip(layers, counts, strict=True):
             if count != 1:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from bench.end_to_end import memory
+from bench import judge, memory
 from bench.end_to_end.clock import LayerClock, milliseconds, short_times, stands_for
 from bench.end_to_end.models import TEXT_TOKENS, FullSize, build, placeholder_id, prompt, stacks
-from bench.end_to_end.selection import Loop, encoded_once, mistake, selecting_by
+from bench.end_to_end.selection import Loop, encoded_once, selecting_by
 from bench.times import Times
 from python_ref import published
 from tokenprune_kernels.integrations.transformers import prune_inputs
@@ -33,7 +33,7 @@ class Pruner:
 
 
 @dataclass
-class Row:
+class PrunedRun:
     """One pruner on one model; its fields are those of the JSON file, times in milliseconds.
 
     Attributes:
@@ -107,7 +107,7 @@ class Measurement:
         )
 
     @torch.no_grad()
-    def rows(self, pruners: Sequence[Pruner]) -> list[Row]:
+    def rows(self, pruners: Sequence[Pruner]) -> list[PrunedRun]:
         """A row for each pruner; it has no times where the operator's picks, or their number, are wrong."""
         rows = self._selections(pruners)
         self.report(f"{self.case.name}: warming up")
@@ -120,14 +120,14 @@ class Measurement:
                     self._generate(row, pruner)
         return rows
 
-    def _selections(self, pruners: Sequence[Pruner]) -> list[Row]:
+    def _selections(self, pruners: Sequence[Pruner]) -> list[PrunedRun]:
         """The rows without what is generated; the features that they share are gone when memory is measured."""
         features: dict[str, Any] = {}
         text = self.model.config.get_text_config()
         rows = []
         for pruner in pruners:
             self.report(f"{self.case.name}, {pruner.name}: selecting")
-            row = Row(pruner.name, self.case.visual_tokens, published=pruner.loop is not None)
+            row = PrunedRun(pruner.name, self.case.visual_tokens, published=pruner.loop is not None)
             if pruner.options:
                 with encoded_once(self.model.model, self.case.modality, features):
                     self._select(row, pruner)
@@ -137,22 +137,25 @@ class Measurement:
             rows.append(row)
         return rows
 
-    def _select(self, row: Row, pruner: Pruner) -> None:
+    def _select(self, row: PrunedRun, pruner: Pruner) -> None:
         with selecting_by(pruner.loop) as recorder:
             with recorder:
                 input_ids = self._inputs(pruner)["input_ids"]
             row.visual_tokens = int((input_ids == placeholder_id(self.case, self.model.config)).sum())
             k = round(pruner.options["keep_ratio"] * self.case.visual_tokens)
-            row.note = mistake(recorder.selection, k, row.visual_tokens)
+            found = recorder.selection
+            row.note = judge.mistake(found.method, found.x, found.indices, k, found.weight)
+            if not row.note and row.visual_tokens != k:
+                row.note = f"{row.visual_tokens} visual tokens in the prompt instead of {k}"
             row.correct = not row.note
             if row.correct or row.published:
-                row.operator = short_times(recorder.selection.repeat, self.device)
+                row.operator = short_times(found.repeat, self.device)
                 row.step = short_times(lambda: self._inputs(pruner), self.device)
 
     def _inputs(self, pruner: Pruner) -> dict[str, Any]:
         return prune_inputs(self.model, self.inputs, **pruner.options) if pruner.options else dict(self.inputs)
 
-    def _generate(self, row: Row, pruner: Pruner) -> None:
+    def _generate(self, row: PrunedRun, pruner: Pruner) -> None:
         for _ in range(WARM_UPS[self.device]):
             self._generation(pruner, WARM_UP_TOKENS)
         memory.reset_peak(self.device)

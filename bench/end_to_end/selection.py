@@ -1,4 +1,4 @@
-"""What the pruning selects, recorded as it selects it, judged, and replaced by a published loop."""
+"""What the pruning selects, recorded as it selects it, and replaced by a published loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokenprune_kernels.integrations.transformers import pruning
-from tokenprune_kernels.verify import verify_trace
+from tokenprune_kernels.methods import METHODS
 
 Loop = Callable[[Tensor, int], Tensor]
 
@@ -49,7 +49,7 @@ class Recorder(TorchDispatchMode):
         result = call()
         if func.namespace == "tokenprune":
             method = func._schema.name.partition("::")[2].removesuffix("_varlen")
-            weight = None if method == "divprune" else args[1]
+            weight = None if METHODS[method].weight is None else args[1]
             self.selection = Selection(method, args[0], weight, result, call)
         return result
 
@@ -109,13 +109,3 @@ def encoded_once(inner: Any, modality: str, features: dict[str, Any]) -> Iterato
 
     with mock.patch.object(inner, name, answer):
         yield
-
-
-def mistake(selection: Selection, k: int, visual_tokens: int) -> str:
-    """What is wrong with a selection of k tokens, after which a prompt has so many; empty when it is right."""
-    trace = verify_trace(selection.method, selection.x, selection.indices.cpu(), selection.weight, k=k)
-    if not trace:
-        return f"pick {trace.step}: {trace.reason}"
-    if visual_tokens != k:
-        return f"{visual_tokens} visual tokens in the prompt instead of {k}"
-    return ""

@@ -11,6 +11,7 @@ pytest.importorskip("bench.analysis", reason="needs the source tree and scikit-i
 from PIL import Image
 
 from bench import analysis as bench
+from bench import analysis_table, files, render
 from tokenprune_kernels import analysis
 from tokenprune_kernels.analysis.selections import LAMS, SHARES, TEMPERATURES
 
@@ -19,18 +20,16 @@ from tokenprune_kernels.analysis.selections import LAMS, SHARES, TEMPERATURES
 def small(monkeypatch, tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "image_size": 70}
     monkeypatch.setattr(bench, "TOWER", bench.TOWER | sizes)
-    monkeypatch.setattr(bench, "RESULT", tmp_path / "analysis.json")
-    monkeypatch.setattr(bench, "FIGURE", tmp_path / "analysis.png")
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    monkeypatch.setattr(render, "write", lambda: None)
     return tmp_path
 
 
-def test_the_result_of_saved_features(small, monkeypatch):
+def test_the_result_of_saved_features(small, monkeypatch, capsys):
     given = bench.samples
     monkeypatch.setattr(bench, "samples", lambda directory: given(directory)[-3:])
     monkeypatch.setattr(bench, "KEEP_RATIOS", (0.2,))
-    (small / "README.md").write_text(f"before\n{bench.BEGIN}\n{bench.END}\nafter\n")
-    bench.main()
+    assert bench.main([]) == 0
     result = json.loads((small / "analysis.json").read_text())
     assert [row["sample"] for row in result["rows"]] == [
         f"{name.partition('.')[0]}, untrained ViT" for name in bench.EMBEDDED
@@ -38,8 +37,9 @@ def test_the_result_of_saved_features(small, monkeypatch):
     for row in result["rows"]:
         assert (row["tokens"], row["k"], row["keep_ratio"]) == (25, 5, 0.2)
         assert 0 <= row["against"]["naive mixture"]["lower"] <= 1
-    assert bench.table(result["rows"]) in (small / "README.md").read_text()
-    assert "class attention | 25, k = 5 |" in bench.table(result["rows"])
+    shown = analysis_table.table(result)
+    assert shown in capsys.readouterr().out
+    assert "class attention | 25, k = 5 |" in shown
     assert Image.open(small / "analysis.png").width > 300
     assert str(small) not in json.dumps(result)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers")
-main = pytest.importorskip("bench.end_to_end.__main__", reason="the benchmarks are only in the source tree")
+main = pytest.importorskip("bench.end_to_end.run", reason="the benchmarks are only in the source tree")
 
-from bench.end_to_end import clock, measure, memory, models, progress, selection, table  # noqa: E402
+from bench import files, render  # noqa: E402
+from bench.end_to_end import clock, measure, models, selection, table  # noqa: E402
 from tests.support.vision_language import CLIP, TEXT  # noqa: E402
 from tokenprune_kernels.integrations.transformers import prune_inputs, pruning  # noqa: E402
 
@@ -73,11 +74,11 @@ def times(median):
 
 def rows():
     """Rows as they would be, with round numbers."""
-    full = measure.Row(
+    full = measure.PrunedRun(
         "none", 100, 2.0, prefill=times(100.0), full_depth=1_000.0, generation=times(300.0), memory=10**9
     )
-    pruned = measure.Row("DivPrune 10 %", 10, 0.2, False, True, "", times(40.0), 400.0, times(240.0), 8 * 10**8)
-    loop = measure.Row("published DivPrune loop 10 %", 9, 0.19, True, False, "pick 3: row 5 is repeated")
+    pruned = measure.PrunedRun("DivPrune 10 %", 10, 0.2, False, True, "", times(40.0), 400.0, times(240.0), 8 * 10**8)
+    loop = measure.PrunedRun("published DivPrune loop 10 %", 9, 0.19, True, False, "pick 3: row 5 is repeated")
     pruned.operator, pruned.step = times(4.0), times(6.0)
     loop.prefill, loop.full_depth, loop.operator, loop.step = times(60.0), 500.0, times(100.0), times(110.0)
     return [full, pruned, loop]
@@ -168,17 +169,13 @@ def test_there_is_no_time_for_a_wrong_selection(monkeypatch):
     assert row.prefill is row.generation is row.memory is row.operator is row.step is None
 
 
-def test_the_gate_rejects_wrong_picks_and_wrong_prompts():
-    x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    picks = torch.ops.tokenprune.divprune(x, 6)
-
-    def found(indices):
-        return selection.Selection("divprune", x, None, indices, lambda: indices)
-
-    assert selection.mistake(found(picks), 6, 6) == ""
-    assert selection.mistake(found(picks.roll(1)), 6, 6).startswith("pick 0: ")
-    assert "[6]" in selection.mistake(found(picks[:5]), 6, 5)
-    assert selection.mistake(found(picks), 6, 7) == "7 visual tokens in the prompt instead of 6"
+def test_there_is_no_time_for_a_prompt_with_other_tokens_than_were_picked(monkeypatch):
+    made = measurement()
+    monkeypatch.setattr(measure, "placeholder_id", lambda case, config: -1)
+    (row,) = made.rows([measure.pruners_of(0.25)[1]])
+    assert row.correct is False
+    assert row.note == "0 visual tokens in the prompt instead of 4"
+    assert row.prefill is row.operator is None
 
 
 def test_a_loop_stands_in_for_the_operator_and_goes_again():
@@ -247,16 +244,6 @@ def test_missing_layers_take_what_those_take_that_stand_for_them(monkeypatch):
     assert watch.missing == 0.0
 
 
-def test_the_peak_is_that_since_the_last_reset():
-    memory.reset_peak("cpu")
-    before = memory.peak_bytes("cpu")
-    block = torch.ones(2**26, dtype=torch.uint8)
-    del block
-    assert memory.peak_bytes("cpu") - before > 2**25
-    memory.reset_peak("cpu")
-    assert memory.peak_bytes("cpu") - before < 2**25
-
-
 def test_a_table_has_a_line_for_each_pruner():
     written = table.summary(result(rows=rows())).splitlines()
     assert written[0] == "**LLaVA**, a video of 8 frames, 4 of 32 layers, 2 of 30 in the vision tower"
@@ -288,7 +275,9 @@ def test_nothing_is_extrapolated_at_full_depth():
 
 
 def test_rows_without_times_are_shown_as_such():
-    unmeasured = measure.Row("DivPrune 10 %", 10, 0.2, False, False, "pick 0: row 1 is picked where row 2 is better")
+    unmeasured = measure.PrunedRun(
+        "DivPrune 10 %", 10, 0.2, False, False, "pick 0: row 1 is picked where row 2 is better"
+    )
     text = table.summary(result(rows=[rows()[0], unmeasured]))
     assert "| DivPrune 10 % (wrong) | 10 | 0.200 | - | - | - | - | - | - |" in text
     assert "paper reports" not in text
@@ -314,41 +303,25 @@ def test_a_graphics_processor_runs_the_full_depth(monkeypatch, capsys):
     assert (main.parsed(["--device", "cuda"]).layers, main.parsed(["--device", "cuda"]).new_tokens) == (None, 64)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main.main(["--device", "cuda"]) == 2
-    assert capsys.readouterr().err == "bench.end_to_end: needs a CUDA device\n"
+    assert capsys.readouterr().err == "bench e2e: expected a CUDA device, got none\n"
 
 
-def test_results_become_a_file_and_a_part_of_the_readme(tmp_path, monkeypatch, capsys):
+def test_results_become_a_file(tmp_path, monkeypatch, capsys):
     def measured(case, options, report):
         report(case.name)
         return result(rows=rows()[:2])["models"][0]
 
+    rendered = []
     monkeypatch.setattr(main, "measured", measured)
-    monkeypatch.setattr(main, "ROOT", tmp_path)
-    (tmp_path / "bench" / "results").mkdir(parents=True)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{main.BEGIN}\n{main.END}\nafter\n")
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    monkeypatch.setattr(render, "write", lambda: rendered.append(1))
     assert main.main(["--models", "Qwen2.5-VL-7B"]) == 0
     assert "1/12 Qwen2.5-VL-7B\n" in capsys.readouterr().err
-    assert readme.read_text() == f"before\n{main.BEGIN}\n{main.END}\nafter\n"
+    assert rendered == []
     assert main.main([]) == 0
-    file = tmp_path / "bench" / "results" / "end-to-end-cpu.json"
-    shown = table.summary(json.loads(file.read_text()))
+    shown = table.summary(json.loads((tmp_path / "end-to-end-cpu.json").read_text()))
     assert shown in capsys.readouterr().out
-    assert readme.read_text() == f"before\n{main.BEGIN}\n{shown}\n{main.END}\nafter\n"
-    readme.write_text(f"{main.BEGIN}\n{main.END}\n")
-    assert main.main(["--render"]) == 0
-    assert shown in readme.read_text()
-    unmeasured = result(rows=[rows()[0], measure.Row("DivPrune 10 %", 10, 0.2)])["models"][0]
+    assert rendered == [1]
+    unmeasured = result(rows=[rows()[0], measure.PrunedRun("DivPrune 10 %", 10, 0.2)])["models"][0]
     monkeypatch.setattr(main, "measured", lambda case, options, report: unmeasured)
     assert main.main(["--models", "LLaVA-1.5-7B"]) == 1
-
-
-def test_the_bar_shows_how_much_is_done(monkeypatch, capsys):
-    bar = progress.Progress(2)
-    bar.step("first")
-    bar.step("second")
-    bar.clear()
-    assert capsys.readouterr().err == f"[{' ' * 24}] 1/2 first\n[{'#' * 12}{' ' * 12}] 2/2 second\n"
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
-    bar.clear()
-    assert capsys.readouterr().err == "\r\x1b[K"

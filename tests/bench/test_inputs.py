@@ -1,25 +1,87 @@
-"""The benchmark's inputs, in their full size, through the float64 replay: photographs, video, clusters, noise."""
+"""The benchmark's inputs and cases; in their full size, through the float64 replay."""
 
 import pytest
 import torch
 
-from tests.support.inputs import arguments
+pytest.importorskip("bench", reason="the benchmarks are only in the source tree")
+
+from bench import cases, inputs, peers
+from bench.peers import OPERATOR
+from tokenprune_kernels.methods import METHODS
 from tokenprune_kernels.verify import verify_trace
 
-cases = pytest.importorskip("bench.cpu.cases", reason="the benchmarks are only in the source tree")
+JUDGED = [case for case in cases.cpu_cases() if case.tokens.longest <= 6_400 and case.tokens.layout == inputs.SINGLE]
 
-INPUTS = [case for case in cases.cases() if case.tokens.count <= 6_400 and case.tokens.items is None]
+
+@pytest.mark.parametrize(
+    ("make", "argument", "shape"),
+    [
+        (inputs.photograph, ("motorcycle", 4), (16,)),
+        (inputs.video, (3,), (432,)),
+        (inputs.crops, (), (2, 36)),
+        (inputs.clustered, (70,), (70,)),
+        (inputs.noise, (70,), (70,)),
+        (inputs.duplicates, (70,), (70,)),
+    ],
+)
+def test_inputs_are_finite_seeded_and_of_their_size(make, argument, shape, monkeypatch):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(inputs, "BATCH_ITEMS", 2)
+    monkeypatch.setattr(inputs, "BATCH_SIDE", 6)
+    tokens = make(*argument)
+    x = tokens.make("cpu")
+    assert x.shape == (*shape, inputs.DIMENSIONS)
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    assert tokens.counts == (shape[-1],) * (1 if len(shape) == 1 else shape[0])
+    assert torch.equal(x, tokens.make("cpu"))
+    assert max(tokens.ks) < len(x.flatten(0, -2).unique(dim=0))
+
+
+def test_frames_and_crops_are_tokens_of_their_own(monkeypatch):
+    pytest.importorskip("skimage")
+    frames = inputs.video(2).make("cpu")
+    assert torch.equal(frames[:144], inputs.video(1).make("cpu"))
+    assert not torch.equal(frames[:144], frames[144:])
+
+
+def test_sizes_are_told_in_words():
+    assert inputs.noise(1_000).size == "1,000, k = 100"
+    batch = inputs.clustered(576, 576, ks=(58, 58), layout=inputs.BATCH)
+    assert batch.size == "2 x 576, k = 58"
+    assert inputs.clustered(576, ks=(192,), depth=5_120).size == "576 x 5,120, k = 192"
+    packed = inputs.clustered(10, 2_000, depth=64, layout=inputs.PACKED)
+    assert packed.size == "2 packed of 10 to 2,000 x 64, k = 10 %"
+
+
+@pytest.mark.parametrize(
+    ("everything", "quick", "known"),
+    [
+        (cases.cpu_cases, cases.quick_cpu_cases, peers.CPU_PEERS),
+        (cases.cuda_cases, cases.quick_cuda_cases, peers.CUDA_PEERS),
+    ],
+    ids=["cpu", "cuda"],
+)
+def test_every_case_is_there_once_and_has_a_peer(everything, quick, known):
+    made = everything()
+    assert len(made) == len(set(made)) == len({str(case) for case in made})
+    assert set(quick()) <= set(made)
+    assert {case.method for case in quick()} == set(METHODS)
+    for case in made:
+        assert OPERATOR.applies(case)
+        usable = [peer for peer in known if peer.applies(case) and not peer.compiled and peer.selects]
+        assert any(not peer.module and not peer.left_out(case) for peer in usable) or case.method == "mmr"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", INPUTS, ids=str)
+@pytest.mark.parametrize("case", JUDGED, ids=str)
 def test_the_selection_is_right(threads, case):
-    task = cases.task(case)
-    given = arguments(case.method, task.x, task.weight, task.k, cases.LAM)
+    given = cases.task(case)
+    arguments = METHODS[case.method].arguments(given.x, given.weight, (given.k,), cases.LAM)
     operator = getattr(torch.ops.tokenprune, case.method).scores
-    indices, scores = operator(*given)
-    verdict = verify_trace(case.method, task.x, indices, task.weight, cases.LAM, scores)
-    assert verdict, verdict
+    indices, scores = operator(*arguments)
+    trace = verify_trace(case.method, given.x, indices, given.weight, cases.LAM, scores)
+    assert trace, trace
     threads(1)
-    for mine, theirs in zip(operator(*given), (indices, scores), strict=True):
+    for mine, theirs in zip(operator(*arguments), (indices, scores), strict=True):
         assert torch.equal(mine, theirs)

@@ -1,8 +1,7 @@
 """Vision-language models in full width, without pruning, with this package's and with the published loop.
 
-Run from the root of the source tree: ``python -m bench.end_to_end``. Writes ``bench/results/end-to-end-DEVICE.json``
-and puts its tables into README.md; ``--render`` does only the latter, from such files. With ``--models``, which leaves
-some out, tables are printed and nothing is written.
+``python -m bench e2e`` writes ``bench/results/end-to-end-DEVICE.json`` and the tables of docs/benchmarks.md. With
+``--models``, which leaves some out, tables are printed and nothing is written.
 """
 
 from __future__ import annotations
@@ -10,25 +9,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from bench import files, render
 from bench.end_to_end.measure import Measurement, pruners_of
 from bench.end_to_end.models import MODELS, TEXT_TOKENS, FullSize
-from bench.end_to_end.progress import Progress
 from bench.end_to_end.table import summary
-from bench.markdown import put_between
-from bench.result_file import processor
-
-ROOT = Path(__file__).parent.parent.parent
-BEGIN, END = "<!-- end-to-end table begin -->", "<!-- end-to-end table end -->"
+from bench.files import processor
+from tokenprune_kernels.analysis.progress import Progress
 
 # Fewer would not do to extrapolate from.
 LEAST_LAYERS = 4
@@ -44,7 +38,7 @@ def measured(case: FullSize, options: argparse.Namespace, report: Callable[[str]
     measurement = Measurement(case, options.device, layers, vision_layers, options.new_tokens, options.runs, report)
     rows = measurement.rows(pruners_of(case.divprune_ratio))
     del measurement
-    gc.collect()  # models hold references to themselves, and the next one needs the room
+    gc.collect()  # models hold references to themselves, and the next one needs the memory
     torch.cuda.empty_cache()
     return {
         "name": case.name,
@@ -69,28 +63,15 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def result_file(device: str) -> Path:
-    return ROOT / "bench" / "results" / f"end-to-end-{device}.json"
-
-
-def render() -> str:
-    """Puts the tables of all devices that there are results of into README.md, and returns them."""
-    results = [json.loads(result_file(device).read_text()) for device in DEFAULTS if result_file(device).exists()]
-    tables = "\n\n".join(map(summary, results))
-    put_between(BEGIN, END, tables, ROOT / "README.md")
-    return tables
-
-
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.end_to_end", description=__doc__.partition("\n")[0])
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench e2e", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=DEFAULTS, default="cpu")
-    parser.add_argument("--layers", type=int, help="keep so many layers of each stack (CPU: 4; CUDA: all)")
+    parser.add_argument("--layers", type=int, help="how many layers of each stack to keep (CPU: 4; CUDA: all)")
     parser.add_argument("--new-tokens", type=int, help="how many tokens to generate (CPU: 8; CUDA: 64)")
     parser.add_argument("--runs", type=int, help="timed runs of each row (CPU: 2; CUDA: 10)")
     parser.add_argument(
         "--models", nargs="+", choices=[case.name for case in MODELS], help="only these; writes nothing"
     )
-    parser.add_argument("--render", action="store_true", help="measure nothing, take the results that there are")
     options = parser.parse_args(arguments)
     for name, value in DEFAULTS[options.device].items():
         if getattr(options, name) is None:
@@ -102,21 +83,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, or renders results; the exit code is 1 where an operator has no time and 2 without the device."""
+def main(arguments: Sequence[str]) -> int:
+    """Measures; the exit code is 1 where an operator has no time and 2 without the device."""
     options = parsed(arguments)
-    if options.render:
-        print(render())
-        return 0
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("bench.end_to_end: needs a CUDA device", file=sys.stderr)
+        print("bench e2e: expected a CUDA device, got none", file=sys.stderr)
         return 2
     cases = [case for case in MODELS if case.name in (options.models or [case.name])]
-    progress = Progress(sum(2 + 2 * len(pruners_of(case.divprune_ratio)) for case in cases))
-    models = []
-    for case in cases:
-        models.append(measured(case, options, progress.step))
-    progress.clear()
+    with Progress(sum(2 + 2 * len(pruners_of(case.divprune_ratio)) for case in cases), lines=True) as progress:
+        models = [measured(case, options, progress.step) for case in cases]
     result = {
         "device": options.device,
         "machine": machine(options.device),
@@ -127,10 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(summary(result))
     if not options.models:
-        result_file(options.device).write_text(json.dumps(result, indent=1) + "\n")
-        render()
+        files.write(f"end-to-end-{options.device}.json", result)
+        render.write()
     return 0 if all(row["prefill"] for model in models for row in model["rows"]) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

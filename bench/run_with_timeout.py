@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, which can be stopped."""
+"""Runs a command that may take too long, or fail, without harm to this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from bench.files import ROOT
 
 
-def output_within(seconds: float, command: Sequence[str]) -> str:
-    """What a command prints; it and all its children are ended after so many seconds.
+def run_with_timeout(seconds: float, command: Sequence[str]) -> str:
+    """Returns what a command prints; kills it and its children when the time is over.
 
     Raises:
         subprocess.SubprocessError: when it takes longer, or fails.
@@ -23,7 +22,7 @@ def output_within(seconds: float, command: Sequence[str]) -> str:
     ) as process:
         try:
             output, errors = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise

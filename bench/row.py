@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from bench.cases import Case
+from bench.peers import OPERATOR
 from bench.times import Times
-
-from .cases import Case
-from .implementations import OPERATOR
 
 
 @dataclass
@@ -15,14 +15,17 @@ class Row:
     """One implementation on one case; its fields are those of the JSON file.
 
     Attributes:
-        correct: whether the float64 replay accepts its picks; None for what was not run.
+        how: how it was called, where the device knows several ways.
+        correct: whether the float64 replay accepts its picks; None for what picks nothing, or was not run.
         note: why there is no time, or what is wrong with the picks.
         times: of one call.
-        bound: the least milliseconds of a call (``bench.cpu.bound``). From here on, the operator only.
-        fastest_correct_peer: the correct implementation among the others with the smallest median.
+        bound: the least milliseconds of a call. From here on, the operator only.
+        fastest_correct_peer: the correct implementation among the others with the smallest median, and how it was
+            called.
         ratio: its median over the operator's.
         fastest_peer: the one with the smallest median, right or wrong.
         ratio_to_fastest_peer: its median over the operator's.
+        details: what only this device measures.
     """
 
     kind: str
@@ -31,6 +34,7 @@ class Row:
     dtype: str
     method: str
     implementation: str
+    how: str = ""
     correct: bool | None = None
     note: str = ""
     times: Times | None = None
@@ -39,27 +43,42 @@ class Row:
     ratio: float | None = None
     fastest_peer: str | None = None
     ratio_to_fastest_peer: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def on(cls, case: Case, implementation: str) -> Row:
+    def on(cls, case: Case, implementation: str, how: str = "") -> Row:
         tokens = case.tokens
-        return cls(tokens.kind, tokens.name, tokens.size, case.dtype_name, case.method, implementation)
+        return cls(tokens.kind, tokens.name, tokens.size, case.dtype_name, case.method, implementation, how)
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Row:
+        """From the JSON file."""
+        return cls(**{**fields, "times": fields["times"] and Times(**fields["times"])})
 
     @property
     def case(self) -> tuple[str, ...]:
         """What it has in common with its peers."""
         return self.kind, self.tokens, self.size, self.dtype, self.method
 
+    @property
+    def ours(self) -> bool:
+        return self.implementation == OPERATOR.name
+
+    @property
+    def name(self) -> str:
+        """The implementation, and how it was called."""
+        return ", ".join(filter(None, (self.implementation, self.how)))
+
 
 def compare(rows: list[Row]) -> None:
     """Sets each operator against its peers."""
     for row in rows:
-        if row.implementation != OPERATOR.name or row.times is None:
+        if not row.ours or row.times is None:
             continue
         peers = [
-            (other.times.median, other.implementation, other.correct)
+            (other.times.median, other.name, other.correct)
             for other in rows
-            if other.case == row.case and other is not row and other.times is not None
+            if other.case == row.case and not other.ours and other.times is not None and other.correct is not None
         ]
         if peers:
             median, row.fastest_peer, _ = min(peers)

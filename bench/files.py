@@ -1,0 +1,46 @@
+"""Where results are, and what they say of the machine and of errors: names, no paths."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Writes a result beside the others."""
+    path = RESULTS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def read(pattern: str) -> list[dict[str, Any]]:
+    """The results whose file names match, in the order of these."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        description = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in description.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def file_name(benchmark: str, machine: str) -> str:
+    """The name of a machine's result: lower case, with dashes."""
+    return f"{benchmark}-{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
+
+
+def described(error: BaseException) -> str:
+    """The first line of an error's message, without paths."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {re.sub(r'(?:/[^/ :,;]+){2,}/?', 'PATH', first)}"[:200]

@@ -1,0 +1,61 @@
+"""``python -m bench render``: every table of the documents from the committed results, without measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import analysis_table, files, load, roofline, tables
+from bench.devices import cpu
+from bench.end_to_end import table as end_to_end
+from bench.files import ROOT
+from bench.markdown import put_between
+
+BENCHMARKS, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+# The processor of the README's table.
+SPEED_RESULT = "cpu-amd-epyc.json"
+
+
+def rendered() -> dict[tuple[str, Path], str]:
+    """The tables, by their markers and documents."""
+    return {
+        ("cpu table", BENCHMARKS): _tables("cpu-*.json", cpu.table, "make bench", titled=True),
+        ("gpu table", BENCHMARKS): _tables("cuda-*.json", _cuda_table, "make gpu", titled=True),
+        ("end-to-end table", BENCHMARKS): _tables("end-to-end-*.json", end_to_end.summary, "make bench-e2e"),
+        ("analysis table", BENCHMARKS): _tables("analysis.json", analysis_table.table, "make bench-analysis"),
+        ("load table", BENCHMARKS): _tables("load-*.json", load.table, "make bench-load", titled=True),
+        ("h200 prediction table", BENCHMARKS): roofline.table(),
+        ("speed table", README): _tables(SPEED_RESULT, tables.speed, "make bench"),
+    }
+
+
+def _tables(pattern: str, table: Callable[[dict[str, Any]], str], command: str, *, titled: bool = False) -> str:
+    """The tables of all machines that there are results of, under the names of these."""
+    shown = [
+        f"**{result['machine']['processor']}**\n\n{table(result)}" if titled else table(result)
+        for result in files.read(pattern)
+    ]
+    return "\n\n".join(shown) or f"Not measured yet: there is no result of `{command}`."
+
+
+def _cuda_table(result: dict[str, Any]) -> str:
+    from bench.devices import cuda
+
+    return cuda.table(result)
+
+
+def write() -> None:
+    """Puts every table in its place.
+
+    Raises:
+        ValueError: where a marker is missing.
+    """
+    for (name, document), table in rendered().items():
+        put_between(name, table, document)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes all tables."""
+    write()
+    return 0
