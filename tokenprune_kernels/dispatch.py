@@ -108,7 +108,8 @@ def build_info() -> dict[str, Any]:
     Returns:
         ``versions`` (package, torch, triton, python), ``default_backend``, and for each backend ``unavailable`` by
         device type (None, or the reason); for ``native`` also what the extension was built with: ``torch``,
-        ``compiler``, the instruction set in use (``isa``), the ``supported_isas``, and ``cuda_architectures``.
+        ``compiler``, the instruction set in use (``isa``), the one that each dtype takes (``isa_by_dtype``), and the
+        ``supported_isas``.
     """
     backends: dict[str, dict[str, Any]] = {
         name: {"unavailable": {device_type: backend.unavailable(device_type) for device_type in _AUTO}}
