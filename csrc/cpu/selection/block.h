@@ -41,13 +41,12 @@ class Block {
     });
   }
 
-  // Computes the similarities of every row i of `others` to the rows of this block from position first_of(i) on, at
-  // most `columns` at a time, a multiple of which they end at. Calls visit(i, values, first, count, thread) for each
-  // part: values[j] is the similarity to the row at position first + j. visit returns whether row i needs the next
-  // part.
+  // Computes the similarities of every row i of `others` to the rows of this block from position first_of(i) on, in
+  // parts that end at the multiples of `columns`. Calls visit(i, values, first, count, thread) for each part: values[j]
+  // is the similarity to the row at position first + j. visit returns whether row i needs the next part.
   //
-  // Rows are multiplied in tiles. The parts of all rows of a tile begin where those of its first row do, so sort
-  // `others` by first_of.
+  // Rows are multiplied in tiles, and a tile starts at the first_of of its first row. Sort `others` by first_of, so
+  // that no row starts later than it must.
   template <class Parallel, class FirstOf, class Visit>
   void similarities(const std::vector<std::int64_t>& others, const FirstOf& first_of, std::int64_t columns,
                     Parallel& parallel, const Visit& visit) {

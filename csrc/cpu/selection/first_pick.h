@@ -50,11 +50,12 @@ PreparedWithFirstDots<T> prepare_with_first_dots(const Rows<T>& rows, const floa
 
 // Finds the top distance outlier: the row whose nearest other row is farthest (Bay & Schwabacher 2003).
 //
-// A lower bound on a row's similarity to its nearest row is an upper bound on its score. A row is active while that
-// bound beats the best score so far; then it is pruned. A step takes a block of the active rows with the highest bounds
-// and compares it with itself and with the other active rows, which tightens the bounds of both sides. Rows of the
-// block that are still active are then compared with the pruned rows too, which makes their scores exact. No two rows
-// are compared twice in blocks, so the worst case is one symmetric pass over all pairs.
+// A lower bound on a row's similarity to its nearest row gives an upper bound on its score. A row is active for as long
+// as this upper bound beats the best score so far; a row that is no longer active is pruned. A step takes a block of
+// the active rows with the highest upper bounds. It compares the block with itself and with the other active rows,
+// which tightens the bounds of both sides. Rows of the block that are still active are then compared with the pruned
+// rows too, which makes their scores exact. Blocks compare no pair of rows twice, so the worst case is one symmetric
+// pass over all pairs.
 //
 // Between blocks, each active row is also compared with the two rows whose signatures match it best, for as long as
 // this prunes a large enough share of the rows tried.

@@ -1,4 +1,4 @@
-// One item of a batch: its rows, and what is computed of each row before the selection.
+// One item of a batch: its rows, and what every method needs to know of each row.
 //
 // Parallel is called as parallel(count, grain, body). It calls body(begin, end, thread) for disjoint ranges that cover
 // [0, count), with thread < parallel.threads(). No result depends on how it splits the range.

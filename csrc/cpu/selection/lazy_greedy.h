@@ -10,10 +10,10 @@
 //
 // One similar pick is enough to rule a row out. Signatures tell which picks are likely to be similar.
 //
-// What a policy provides, rows being named by their index in the item:
+// A policy provides the following. Rows are named by their index in the item.
 //
 //   static constexpr bool kOrderIndependent
-//       Whether a row may be updated with the picks in any order, and with the same pick twice.
+//       True if a row may be updated with the picks in any order, and with the same pick twice.
 //   Key first_pick(const Item<T>& item, Parallel& parallel)
 //       Returns the first pick and its score, kNoKey if no row is finite.
 //   std::optional<float> similarity_to_first(const Item<T>& item, int64 i, int64 first)
@@ -21,24 +21,24 @@
 //   void start(Key first)
 //       Called once, after the first pick.
 //   void update(int64 i, const float* similarities, int64 first, int64 count)
-//       Lowers the score of row i for `count` picks from number `first` on, given its similarities to them. If the
-//       order counts, `first` is the number of picks that the row has seen. May run for different rows at the same
-//       time.
+//       Lowers the score of row i for `count` picks from number `first` on, given its similarities to them. Unless
+//       kOrderIndependent, `first` is the number of picks that the row has seen. Threads call it for different rows
+//       at the same time.
 //   float score(int64 i)
 //       Returns the score of row i, given the picks that it has seen. No update raises it.
 //   bool exhausted(Key best)
-//       Whether no pick can change a score any more, `best` being the best one. The rest is picked by index.
+//       Returns whether no pick can change a score any more, given the best key. The rest is then picked by index.
 //   float reported(float score)
 //       Returns the score that the caller sees.
 //
-// and for the picks of a round, among candidates that have seen all picks before:
+// A round picks among candidates that have seen all picks before it. For that, a policy provides:
 //
 //   void open(const std::vector<int64>& rows)
 //       Makes `rows` the candidates.
 //   void pick_candidate(const std::vector<int64>& rows, int64 position, const float* similarities)
 //       Picks rows[position] and lowers the scores of all candidates, given its similarities to them.
 //   void close(const std::vector<int64>& rows)
-//       Ends the round. By now the candidates have seen all picks.
+//       Ends the round. The candidates have now seen all picks. Not called in the last round.
 #pragma once
 
 #include <algorithm>
@@ -219,7 +219,8 @@ class LazyGreedy {
     return std::partition(upper_bounds_.begin(), frontier_end, [&](Key bound) { return beats(bound, best_outside); });
   }
 
-  // Picks the best candidate, the bounds before `end`, for as long as it beats `best_outside`.
+  // Picks from the candidates, the rows of the bounds before `end`, for as long as the best of them beats
+  // `best_outside`.
   template <class Parallel>
   void pick_from_candidates(BoundIterator end, Key best_outside, Parallel& parallel) {
     BoundIterator best = std::min_element(upper_bounds_.begin(), end, comes_before);

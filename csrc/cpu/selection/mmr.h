@@ -1,4 +1,5 @@
-// Maximal marginal relevance (Carbonell & Goldstein 1998): relevance minus the largest similarity to a pick.
+// Maximal marginal relevance (Carbonell & Goldstein 1998). A row's score is lam * its relevance - (1 - lam) * its
+// largest similarity to a pick.
 #pragma once
 
 #include <algorithm>
