@@ -71,15 +71,15 @@ class Build(BuildExtension):
 
 
 HEADERS = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inc"), GENERATED / "operators.h"]
-sources = ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").rglob("*.cpp"))]
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp"))
 
 setup(
     ext_modules=[
         CppExtension(
             "tokenprune_kernels._C",
-            sources,
+            SOURCES,
             depends=[str(path) for path in HEADERS],
-            include_dirs=[str(GENERATED)],
+            include_dirs=[str(ROOT / "csrc" / "cpu"), str(GENERATED)],
             extra_compile_args=COMPILE_FLAGS,
             extra_link_args=LINK_FLAGS,
         )

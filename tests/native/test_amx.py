@@ -1,4 +1,4 @@
-"""The AMX path: on a processor that has AMX, or in an emulator of its instructions (tests/support/amx_emulator.c).
+"""The AMX kernels, on a processor that has AMX or in an emulator of its instructions (tests/support/amx_emulator.c).
 
 Not under the sanitizers, which cannot intercept the signal handler of a library that is preloaded.
 """
@@ -19,12 +19,12 @@ ISAS = tokenprune_kernels.build_info()["backends"]["native"]["supported_isas"]
 
 @pytest.fixture(scope="session")
 def amx(tmp_path_factory):
-    """The environment of a process that runs the AMX path."""
+    """The environment of a process that runs the AMX kernels."""
     environment = {**os.environ, "TOKENPRUNE_CPU_ISA": "amx"}
     if "amx" in ISAS:
         return environment
     if "avx512_bf16" not in ISAS:
-        pytest.skip("the AMX path needs AVX-512 BF16 beside AMX, and that is not emulated")
+        pytest.skip("the AMX kernels need AVX-512 BF16 too, and that is not emulated")
     compiler = shutil.which("cc") or pytest.skip("needs a C compiler to build the emulator")
     emulator = tmp_path_factory.mktemp("emulator") / "amx_emulator.so"
     source = TESTS / "support" / "amx_emulator.c"

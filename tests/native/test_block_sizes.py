@@ -1,11 +1,11 @@
-"""The native backend's block sizes, forced: whatever is worked on at a time, every bit of the result is the same."""
+"""Forced block sizes of the native backend. They change no bit of a result."""
 
 import itertools
 
 import pytest
 import torch
 
-from tests.support.block_sizes import COUNT, NEVER, PLAIN, block_sizes, scored, with_broken_rows
+from tests.support.block_sizes import COUNT, NEVER, PLAIN, BlockSizes, block_sizes, scored, with_broken_rows
 from tests.support.inputs import (
     ALL_METHODS,
     arguments,
@@ -23,17 +23,17 @@ pytestmark = pytest.mark.kernel
 
 SIZES = [
     PLAIN,
-    (1, 1, 1, 1, 1, NEVER),
-    (1, 1, 1, 1, 1, 1),
-    (2, 3, 1, 7, 8, 2),
-    (2, 16, 2, 2, 100, NEVER),
-    (7, 2, 3, 16, 33, 5),
-    (33, 8, 32, 33, 20, NEVER),
-    (33, 8, 32, 33, 20, 1),
-    (64, 64, 17, 149, 1, 20),
-    (COUNT, 1, 1, COUNT - 1, COUNT, 1),
-    (COUNT, 64, COUNT, 150, 7, NEVER),
-    (10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 1),
+    BlockSizes(1, 1, 1, 1, 1, NEVER),
+    BlockSizes(1, 1, 1, 1, 1, 1),
+    BlockSizes(2, 3, 1, 7, 8, 2),
+    BlockSizes(2, 16, 2, 2, 100, NEVER),
+    BlockSizes(7, 2, 3, 16, 33, 5),
+    BlockSizes(33, 8, 32, 33, 20, NEVER),
+    BlockSizes(33, 8, 32, 33, 20, 1),
+    BlockSizes(64, 64, 17, 149, 1, 20),
+    BlockSizes(COUNT, 1, 1, COUNT - 1, COUNT, 1),
+    BlockSizes(COUNT, 64, COUNT, 150, 7, NEVER),
+    BlockSizes(10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 1),
 ]
 
 
@@ -70,18 +70,18 @@ INPUTS = {
 def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
     x, weight = INPUTS[tokens]().to(dtype), random_weight(COUNT)
     for k, lam in itertools.product((1, 40, COUNT), (0.5,) if method in ("divprune", "dpp") else (0.0, 0.5, 1.0)):
-        with block_sizes(*PLAIN):
+        with block_sizes(PLAIN):
             expected = scored(method, x, weight, k, lam)
-        with block_sizes(*sizes):
+        with block_sizes(sizes):
             result = scored(method, x, weight, k, lam)
         for mine, theirs in zip(result, expected, strict=True):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("sizes", [*SIZES, (0, 0, 0, 0, 0, 0)], ids=str)
+@pytest.mark.parametrize("sizes", [*SIZES, BlockSizes()], ids=str)
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_size_matches_the_oracle(method, sizes):
-    with block_sizes(*sizes):
+    with block_sizes(sizes):
         for tokens in ("gaussian", "clustered", "noise with an outlier"):
             judged(method, INPUTS[tokens](), random_weight(COUNT), 60)
         x = INPUTS["orthogonal or equal rows" if method == "dpp" else "ties"]()
@@ -96,38 +96,39 @@ def test_every_size_matches_the_oracle(method, sizes):
 def test_sizes_and_threads_in_full_size(threads, method, tokens):
     x, weight = tokens(1_400, 64), random_weight(1_400)
     results = []
-    each = [(1, 64, 1, 1_400, 1_400, 1_400), (0, 0, 0, 0, 0, 1_400), (0, 0, 0, 0, 0, 1)]
+    plain = BlockSizes(1, 64, 1, 1_400, 1_400, 1_400)
+    each = [plain, BlockSizes(signature_after=1_400), BlockSizes(signature_after=1)]
     for count, sizes in itertools.product((1, 2, 5), each):
         threads(count)
-        with block_sizes(*sizes):
+        with block_sizes(sizes):
             results.append(scored(method, x, weight, 300))
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert torch.equal(mine, theirs)
 
 
-# MMR asks signatures where it keeps many rows and relevance counts for little.
+# MMR uses signatures if it picks many rows and lam is small.
 @pytest.mark.parametrize(("method", "lam"), [("divprune", 0.5), ("mmr", 0.1), ("idpruner", 0.0)])
 @pytest.mark.parametrize("tokens", [gaussian_tokens, lambda *shape: clustered_tokens(*shape, clusters=40)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_signatures_of_long_rows_change_no_bit(threads, dtype, tokens, method, lam):
     x, weight = tokens(400, 1_600).to(dtype), random_weight(400)
     x[7::50], x[9::50] = torch.nan, 0.0
-    with block_sizes(0, 0, 0, 0, 0, 400):
+    with block_sizes(BlockSizes(signature_after=400)):
         expected = scored(method, x, weight, 200, lam)
     for count, after in itertools.product((1, 2, 5), (0, 1)):
         threads(count)
-        with block_sizes(0, 0, 0, 0, 0, after):
+        with block_sizes(BlockSizes(signature_after=after)):
             for mine, theirs in zip(scored(method, x, weight, 200, lam), expected, strict=True):
                 assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("buried", [1, 2, 5, 6])
-def test_survivors_meet_the_last_row_that_cannot_be_the_first_pick(buried):
+@pytest.mark.parametrize("chunk", [1, 2, 5, 6])
+def test_the_outlier_block_is_compared_with_the_last_pruned_row(chunk):
     e = torch.eye(5)
     opposite, aside = -0.5 * e[0] + 0.75**0.5 * e[1], 0.5 * e[0] + 0.75**0.5 * e[2]
     near, far = 0.6 * e[3] + 0.8 * e[4], -0.2 * e[3] + 0.96**0.5 * e[4]
-    # The first row is the top outlier. Only the last one, dead by then, shows that the sixth is not.
+    # The first row is the top outlier. Only the last row, pruned by then, shows that the sixth is not.
     x = torch.stack([e[0], opposite, opposite, aside, aside, e[3], far, near])
-    with block_sizes(0, 0, 0, 8, buried, 0):
+    with block_sizes(BlockSizes(outlier_block=8, pruned_chunk=chunk)):
         assert ops.divprune(x, 1).tolist() == [0]

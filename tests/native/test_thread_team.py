@@ -12,7 +12,7 @@ import torch
 from tests.support.inputs import ALL_METHODS, arguments, gaussian_tokens, ops, random_weight
 from tests.support.subprocess import python
 
-SOURCES = Path(__file__).parent.parent.parent / "csrc" / "cpu" / "operators"
+SOURCES = Path(__file__).parent.parent.parent / "csrc" / "cpu" / "threads"
 
 
 @pytest.mark.parametrize("sanitizer", ["none", "thread", "address,undefined"])
@@ -64,14 +64,6 @@ def test_more_threads_than_processors_change_no_bit(count, force_threads):
     force_threads(count)
     assert all(map(torch.equal, ops.divprune.scores(x, 300), expected))
     assert all(map(torch.equal, ops.divprune.scores(x.view(9, 100, 800), 40), batch))
-
-
-@pytest.fixture
-def force_threads():
-    """Sets the number of threads, processors or not."""
-    force = torch.ops.tokenprune_native._force_threads
-    yield force
-    force(0)
 
 
 @pytest.mark.parametrize("start", ["os.fork", "multiprocessing"])

@@ -1,4 +1,4 @@
-// Stress of csrc/cpu/operators: threads, jobs, batches and processors, without torch. Exits with 0 when every check
+// Stress of csrc/cpu/threads: threads, jobs, batches and processors, without torch. Exits with 0 when every check
 // holds. test_thread_team.py builds and runs it, under sanitizers too.
 #include <sys/stat.h>
 #include <sys/wait.h>

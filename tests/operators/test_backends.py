@@ -66,6 +66,8 @@ def test_build_info():
     assert built["unavailable"] == {"cpu": None, "cuda": "it runs on CPU tensors only"}
     assert torch.__version__.startswith(built["torch"])
     assert built["isa"] in built["supported_isas"]
+    assert set(built["isa_by_dtype"]) == {"bfloat16", "float16", "float32"}
+    assert set(built["isa_by_dtype"].values()) <= set(built["supported_isas"])
     assert json.loads(json.dumps(info)) == info
 
 

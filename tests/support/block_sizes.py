@@ -1,26 +1,39 @@
 """The native backend with block sizes of a test's choice."""
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 
 from tests.support.inputs import arguments, clustered_tokens, ops
 
 COUNT = 150
-# Rows of the front, picks they take in at a time, candidates, rows of an outlier block, rows compared with survivors at
-# a time, picks that a row must lack before its signature is asked. A front of one row is the plain loop.
 NEVER = 10 * COUNT
-PLAIN = (1, 64, 1, COUNT, COUNT, NEVER)
+
+
+class BlockSizes(NamedTuple):
+    """The sizes of csrc/cpu/selection/block_sizes.h. 0 leaves the backend's choice."""
+
+    frontier: int = 0
+    picks_per_update: int = 0
+    candidates: int = 0
+    outlier_block: int = 0
+    pruned_chunk: int = 0
+    signature_after: int = 0
+
+
+# With a frontier of one row, the selection is the plain lazy greedy loop.
+PLAIN = BlockSizes(1, 64, 1, COUNT, COUNT, NEVER)
 
 
 @contextlib.contextmanager
-def block_sizes(*sizes):
+def block_sizes(sizes):
     force = torch.ops.tokenprune_native._force_block_sizes
-    force(*sizes)
+    force(**sizes._asdict())
     try:
         yield
     finally:
-        force(0, 0, 0, 0, 0, 0)
+        force()
 
 
 def with_broken_rows():

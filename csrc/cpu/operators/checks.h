@@ -1,0 +1,107 @@
+// The checks of declaration.py and of checks.py once more, in the same words, for callers that come without Python.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace tokenprune::cpu {
+
+using at::Tensor;
+
+enum class Method { divprune, mmr, idpruner, dpp };
+
+struct Operator {
+  const char* name;
+  Method method;
+  const char* weight_name = nullptr;
+};
+
+#define TOKENPRUNE_CHECK(condition, op, ...) TORCH_CHECK_VALUE(condition, (op).name, ": expected ", __VA_ARGS__)
+#define TOKENPRUNE_CHECK_TYPE(condition, op, ...) TORCH_CHECK_TYPE(condition, (op).name, ": expected ", __VA_ARGS__)
+
+inline std::string dtype_name(const Tensor& tensor) {
+  return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
+}
+
+inline void check_tokens(const Operator& op, const Tensor& x, bool varlen) {
+  const bool shaped = varlen ? x.dim() == 2 : x.dim() >= 2;
+  TOKENPRUNE_CHECK(shaped && x.size(-1) >= 1, op, "x to have shape ", varlen ? "[T, D]" : "[..., N, D]",
+                   " with D >= 1, got shape ", x.sizes());
+  const auto dtype = x.scalar_type();
+  TOKENPRUNE_CHECK_TYPE(dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat, op,
+                        "x to be float16, bfloat16 or float32, got ", dtype_name(x));
+}
+
+inline void check_weight(const Operator& op, const Tensor& weight, const Tensor& x) {
+  if (op.weight_name == nullptr) return;
+  const auto expected = x.sizes().slice(0, x.dim() - 1);
+  TOKENPRUNE_CHECK(weight.sizes() == expected, op, op.weight_name, " to have shape ", expected,
+                   " (x without its last dimension), got shape ", weight.sizes());
+  const auto dtype = weight.scalar_type();
+  TOKENPRUNE_CHECK_TYPE(dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat || dtype == at::kDouble, op,
+                        op.weight_name, " to be float16, bfloat16, float32 or float64, got ", dtype_name(weight));
+}
+
+inline void check_lam(const Operator& op, double lam) {
+  if (lam >= 0.0 && lam <= 1.0) return;
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.12g", lam);
+  TOKENPRUNE_CHECK(false, op, "lam to be in [0, 1], got ", digits);
+}
+
+inline void check_k(const Operator& op, int64_t k, int64_t count) {
+  TOKENPRUNE_CHECK(k >= 0 && k <= count, op, "k to be in [0, N] with N = ", count, ", got ", k);
+}
+
+inline void check_prefix_sums(const Operator& op, const Tensor& cu_seqlens, const Tensor& cu_k) {
+  TOKENPRUNE_CHECK(cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 1, op,
+                   "cu_seqlens to have shape [S + 1] with S >= 0, got shape ", cu_seqlens.sizes());
+  TOKENPRUNE_CHECK(cu_k.sizes() == cu_seqlens.sizes(), op, "cu_k to have the shape of cu_seqlens, ", cu_seqlens.sizes(),
+                   ", got shape ", cu_k.sizes());
+  TOKENPRUNE_CHECK_TYPE(cu_seqlens.scalar_type() == at::kInt, op, "cu_seqlens to be int32, got ",
+                        dtype_name(cu_seqlens));
+  TOKENPRUNE_CHECK_TYPE(cu_k.scalar_type() == at::kInt, op, "cu_k to be int32, got ", dtype_name(cu_k));
+}
+
+inline void check_capacity(const Operator& op, const char* name, int64_t capacity) {
+  TOKENPRUNE_CHECK(capacity >= 0, op, name, " to be at least 0, got ", capacity);
+}
+
+// What only the contents show: these are errors on the CPU, where reading them costs nothing.
+
+inline void check_prefix_sum_contents(const Operator& op, const char* name, const std::vector<int64_t>& sums,
+                                      const char* capacity_name, int64_t capacity) {
+  TOKENPRUNE_CHECK(sums[0] == 0, op, name, " to start at 0, got ", sums[0]);
+  for (size_t i = 1; i < sums.size(); ++i)
+    TOKENPRUNE_CHECK(sums[i] >= sums[i - 1], op, name, " not to decrease, got ", sums[i], " after ", sums[i - 1],
+                     " at position ", i);
+  TOKENPRUNE_CHECK(sums.back() <= capacity, op, name, " to end at or below ", capacity_name, " = ", capacity, ", got ",
+                   sums.back());
+}
+
+// An infinite weight makes a row non-finite, whatever its sign.
+inline void check_signs(const Operator& op, const Tensor& weights) {
+  if (op.method != Method::dpp) return;
+  const float* values = weights.const_data_ptr<float>();
+  for (int64_t i = 0; i < weights.numel(); ++i)
+    TOKENPRUNE_CHECK(!(values[i] < 0.0f) || std::isinf(values[i]), op, op.weight_name, " to be at least 0, got ",
+                     values[i]);
+}
+
+inline void check_segments(const Operator& op, const std::vector<int64_t>& starts, const std::vector<int64_t>& kept,
+                           int64_t rows, int64_t total_k, int64_t max_seqlen) {
+  check_prefix_sum_contents(op, "cu_seqlens", starts, "T", rows);
+  check_prefix_sum_contents(op, "cu_k", kept, "total_k", total_k);
+  for (size_t s = 0; s + 1 < starts.size(); ++s) {
+    const int64_t length = starts[s + 1] - starts[s], k = kept[s + 1] - kept[s];
+    TOKENPRUNE_CHECK(length <= max_seqlen, op, "segments of at most max_seqlen = ", max_seqlen, " rows, got ", length,
+                     " in segment ", s);
+    TOKENPRUNE_CHECK(k <= length, op, "cu_k to keep at most the ", length, " rows of segment ", s, ", got ", k);
+  }
+}
+
+}  // namespace tokenprune::cpu

@@ -1,0 +1,60 @@
+// DivPrune (Alvar et al., CVPR 2025): max-min diversity. A row's score is its cosine distance to the nearest pick.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "first_pick.h"
+#include "lazy_greedy.h"
+#include "running_maximum.h"
+
+namespace tokenprune::cpu {
+
+class DivPrune : public RunningMaximum {
+ public:
+  // next_row_dots[i] is the dot product of rows i and i + 1 by Kernels::of_row.
+  DivPrune(std::int64_t count, std::vector<float> next_row_dots)
+      : RunningMaximum(count), next_row_dots_(std::move(next_row_dots)) {}
+
+  template <class T>
+  Key first_pick(const Item<T>& item, const Parallel& parallel) {
+    // Neighbouring patches are often similar, so their similarities are good bounds to start the search with.
+    std::vector<float> nearest(item.rows.count, -kInfinity);
+    for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
+      if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
+      const float value = item.similarity_lower_bound(i, i + 1, next_row_dots_[i]);
+      nearest[i] = std::max(nearest[i], value);
+      nearest[i + 1] = std::max(nearest[i + 1], value);
+    }
+    const auto score = [](float similarity) { return distance(similarity); };
+    OutlierSearch search(item, std::move(nearest), score, block_sizes(item.rows), parallel.threads());
+    const Key outlier = search.run(parallel);
+    similarity_to_outlier_ = search.similarities_to_outlier();
+    return outlier;
+  }
+
+  template <class T>
+  std::optional<float> similarity_to_first(const Item<T>&, std::int64_t i, std::int64_t) const {
+    return std::isnan(similarity_to_outlier_[i]) ? std::nullopt : std::optional(similarity_to_outlier_[i]);
+  }
+
+  float score(std::int64_t i) const { return distance(maximum(i)); }
+
+ private:
+  static float distance(float similarity) { return 1.0f - similarity; }
+
+  std::vector<float> next_row_dots_;
+  std::vector<float> similarity_to_outlier_;  // of each row, NaN if the search did not compute it
+};
+
+template <class T>
+void divprune(const Rows<T>& rows, const Picks& picks, const Parallel& parallel) {
+  const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : kNoRow; };
+  auto [item, next_row_dots] = prepare(rows, nullptr, next_row, wants_signatures(rows, rows.count), parallel);
+  DivPrune policy(rows.count, std::move(next_row_dots));
+  lazy_greedy(item, policy, picks, parallel);
+}
+
+}  // namespace tokenprune::cpu
