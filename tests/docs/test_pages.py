@@ -1,5 +1,6 @@
 """The pages keep up with the source: links lead somewhere, what they name exists, and their examples run."""
 
+import importlib
 import importlib.util
 import re
 from functools import cache
@@ -89,6 +90,28 @@ def test_the_walk_through_a_call_names_each_file_once():
     assert len(steps) > 20
     assert len({target for _, _, target in steps}) == len(steps)
     assert all(target.endswith(f"/{name}") for _, name, target in steps)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tokenprune_kernels",
+        "tokenprune_kernels.integrations.transformers",
+        "tokenprune_kernels.verify",
+        "tokenprune_kernels.metrics",
+        "tokenprune_kernels.baselines",
+    ],
+)
+def test_the_api_page_has_every_public_name(module):
+    source = importlib.import_module(module)
+    public = getattr(source, "__all__", None) or [
+        name
+        for name, value in vars(source).items()
+        if getattr(value, "__module__", None) == module and not name.startswith("_")
+    ]
+    documented = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    modules = ("__version__", "baselines", "importance", "metrics", "verify")  # these have sections of their own
+    assert {f"{module}.{name}" for name in public if name not in modules} <= set(documented)
 
 
 def test_the_readme_is_one_page():
