@@ -103,7 +103,7 @@ $(VENV)/docs: docs/requirements.txt $(VENV)/requirements
 	touch $@
 
 docs: $(VENV)/docs ## the documentation site, strictly, into build/site
-	$(PY) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info tokenprune_kernels/*.so

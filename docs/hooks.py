@@ -97,7 +97,7 @@ def _pages_that_include() -> dict[str, str]:
     return pages
 
 
-def _text_of(page: Path) -> tuple[str, str]:
+def text_of(page: Path) -> tuple[str, str]:
     """The text that a page shows, and the directory, from the root of the tree, that its links start from."""
     text, directory = page.read_text(), page.parent
     link = included(text)
@@ -114,7 +114,7 @@ def on_files(files: Any, config: Any) -> Any:
     pages = _pages_that_include()
     added = set()
     for page in [file for file in files if file.is_documentation_page()]:
-        text, directory = _text_of(Path(page.abs_src_path))
+        text, directory = text_of(Path(page.abs_src_path))
         for link in links(text):
             target, _ = target_of(link, directory) or ("docs", "")
             source = ROOT / target
@@ -139,7 +139,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Puts included files in their places, and has the links that leave docs/ lead to copies on the site."""
     if page.file.generated_by:
         return markdown
-    text, directory = _text_of(Path(page.file.abs_src_path))
+    text, directory = text_of(Path(page.file.abs_src_path))
     if included(markdown) is not None:
         markdown = text
     pages = _pages_that_include()

@@ -33,7 +33,7 @@ FILE_NAME = re.compile(r"(?<![\w/.-])((?:\w+/)*\w+\.(?:py|h|cpp|inc|c|md))\b")
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub and mkdocs both make them."""
-    text, _ = hooks._text_of(page)
+    text, _ = hooks.text_of(page)
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
