@@ -10,7 +10,7 @@ SANITIZED := build/sanitized
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -106,6 +106,13 @@ test-wheel: wheel ## install the wheel into an empty environment and test it the
 	cp -R python_ref tests pyproject.toml $(WHEEL)/tree
 	cd $(WHEEL)/tree && ../venv/bin/python -m tokenprune_kernels info
 	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu and not interpret"
+
+$(VENV)/docs: docs/requirements.txt $(VENV)/requirements
+	$(PY) -m pip install --quiet -r $<
+	touch $@
+
+docs: $(VENV)/docs ## the documentation site, strictly, into build/site
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info tokenprune_kernels/*.so
