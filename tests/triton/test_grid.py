@@ -189,7 +189,7 @@ def test_picks_are_taken_in_a_part_of_the_depth_at_a_time(backend, side_by_side,
         expected = ops.mmr.scores(*given_arguments)
     monkeypatch.setattr(launch, "CANDIDATE_ROOM", 70)
     monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 3)
-    for module in (launch.kernels, launch.kernels.candidates):
+    for module in (launch.kernels, launch.kernels.lazy_greedy):
         monkeypatch.setattr(module, "SPLIT_BLOCKS", tl.constexpr(split_blocks))
     side_by_side(4, seed=1)
     with launch.forced("candidates"):
@@ -200,14 +200,14 @@ def test_the_search_for_the_first_pick_widens(backend, monkeypatch):
     x = gaussian_tokens(500, 16, seed=1)
     with launch.forced("materialised"):
         first = ops.divprune.scores(x, 1)
-    found, choose = [], launch.kernels.outliers.choose
+    found, choose = [], launch.kernels.first_pick.choose
 
     def recorded(*given):
         candidates, top = choose(*given)
         found.append((int(given[4].handle.data.item()), int(candidates.handle.data.item())))
         return candidates, top
 
-    monkeypatch.setattr(launch.kernels.outliers, "choose", recorded)
+    monkeypatch.setattr(launch.kernels.first_pick, "choose", recorded)
     with launch.forced("candidates"):
         assert_equal(ops.divprune.scores(x, 1), first)
     # The third time, fewer candidates are found than fit a block: another block of them is left empty.
@@ -219,7 +219,7 @@ def test_programs_that_do_not_wait_are_found_out(backend, side_by_side, monkeypa
     monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
     with launch.forced("candidates"):
         expected = ops.mmr(x, weight, 12)
-        monkeypatch.setattr(launch.kernels.candidates, "grid_barrier", interpreter.InterpretedFunction(_go_on))
+        monkeypatch.setattr(launch.kernels.lazy_greedy, "grid_barrier", interpreter.InterpretedFunction(_go_on))
         side_by_side(4, seed=1)
         try:
             result = ops.mmr(x, weight, 12)

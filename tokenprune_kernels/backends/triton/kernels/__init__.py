@@ -12,12 +12,11 @@ are `first_pick_kernel` or `outlier_kernel`, then `candidate_kernel`; the latter
 phases, so those have to be resident at once. So does `dpp_kernel`, the one form of the DPP.
 """
 
-from .candidates import SPLIT_BLOCKS, candidate_kernel
 from .dpp import dpp_kernel
-from .first_pick import first_pick_kernel
+from .first_pick import first_pick_kernel, outlier_kernel
 from .greedy import greedy_kernel
+from .lazy_greedy import SPLIT_BLOCKS, candidate_kernel
 from .norms import NORM_BLOCK_N, row_norm_kernel
-from .outliers import outlier_kernel
 from .segments import PLAN_COLUMNS, ROW_ALIGNMENT, plan_kernel
 from .similarity import CHUNK, similarity_kernel
 from .state import STATE_COLUMNS

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .grid import grid_barrier
 from .norms import sums_by_pairs
-from .scores import NON_FINITE, PICKED, key_of, score_of
+from .scores import LARGEST_ROW, NON_FINITE, PICKED, key_of, score_of
 from .segments import PLAN_COLUMNS, all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of
 
@@ -17,13 +17,12 @@ _NO_GAIN = tl.constexpr(2e-5)  # gains below this share of the largest L_ii coun
 _PICK_N = tl.constexpr(16)  # rows of the narrowest product; only the first is a pick
 _FACTOR_K = tl.constexpr(32)  # coefficients of the factor at a time
 _LARGEST_RECIPROCAL_NORM = tl.constexpr(1e12)
-_LARGEST_ROW = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
 def _ballot_of(key, n):
     """Keys and rows as one number, larger for what is picked before."""
-    return (key.to(tl.int64) << 32) | (n ^ _LARGEST_ROW).to(tl.int64)
+    return (key.to(tl.int64) << 32) | (n ^ LARGEST_ROW).to(tl.int64)
 
 
 @triton.jit
@@ -35,7 +34,7 @@ def _vote(ballots, key, n):
 def _elected(ballots):
     """The key and the row of the largest ballot."""
     ballot = tl.load(ballots)
-    return (ballot >> 32).to(tl.int32), (ballot & _LARGEST_ROW) ^ _LARGEST_ROW
+    return (ballot >> 32).to(tl.int32), (ballot & LARGEST_ROW) ^ LARGEST_ROW
 
 
 @triton.jit

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .scores import NON_FINITE, PICKED, UNBOUNDED, best_of, key_from, key_of, scale_to_relevance, score_of
+from .idpruner import scale_to_relevance
+from .scores import NON_FINITE, PICKED, UNBOUNDED, best_of, key_from, key_of, score_of
 from .segments import ROW_ALIGNMENT, segment_at
 
 
