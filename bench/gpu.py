@@ -76,9 +76,13 @@ STAGES = {
     "divprune": {
         "row norms": "row_norm_kernel",
         "first pick": "outlier_kernel",
-        "candidate blocks": "candidate_kernel",
+        "candidate blocks": "lazy_greedy_kernel",
     },
-    "mmr": {"row norms": "row_norm_kernel", "first pick": "first_pick_kernel", "candidate blocks": "candidate_kernel"},
+    "mmr": {
+        "row norms": "row_norm_kernel",
+        "first pick": "first_pick_kernel",
+        "candidate blocks": "lazy_greedy_kernel",
+    },
 }
 STAGES["idpruner"] = STAGES["mmr"]
 
@@ -346,27 +350,27 @@ def mistake(case: Case, method: str, x: Tensor, weight: Tensor, picks: Sequence[
 
 def stages_of(method: str, call: Callable[[], object]) -> dict[str, str]:
     """The stages of the form in which a call selects, told by the kernels that it launches."""
-    from tokenprune_kernels.backends.triton import launch
+    from tokenprune_kernels.backends.triton import runtime
 
     launched: list[str] = []
-    with mock.patch.object(launch, "_run", lambda kernel, *args, **options: launched.append(kernel.__name__)):
+    with mock.patch.object(runtime, "launch", lambda kernel, *args, **options: launched.append(kernel.__name__)):
         call()
-    return STAGES[method] if "candidate_kernel" in launched else MATERIALISED
+    return STAGES[method] if "lazy_greedy_kernel" in launched else MATERIALISED
 
 
 @contextlib.contextmanager
 def launches_up_to(last: str, stages: dict[str, str]) -> Iterator[None]:
     """Leaves out the launches of the kernels after the given one; what these would have written is not written."""
-    from tokenprune_kernels.backends.triton import launch
+    from tokenprune_kernels.backends.triton import runtime
 
     later = list(stages.values())[list(stages.values()).index(last) + 1 :]
-    run = launch._run
+    run = runtime.launch
 
     def run_unless_later(kernel: Any, *args: Any, **options: Any) -> None:
         if kernel.__name__ not in later:
             run(kernel, *args, **options)
 
-    with mock.patch.object(launch, "_run", run_unless_later):
+    with mock.patch.object(runtime, "launch", run_unless_later):
         yield
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tokenprune_kernels.backends.triton.configs import parts_of_depth
+from tokenprune_kernels.backends.triton.configs import split_k
 
 # Measured with a device-to-device copy, counting bytes read and bytes written.
 BYTES_PER_SECOND = 4.3e12
@@ -164,7 +164,7 @@ def split_pass_time(
     """
     blocks = -(-columns // block)
     # Taking in more picks than that, candidate blocks do not split.
-    parts = parts_of_depth(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
+    parts = split_k(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
     time = tile_pass_time(
         tiles * parts,
         blocks * block + columns,

@@ -240,19 +240,19 @@ def test_no_row_starts_once_the_budget_is_spent():
     "backend", [pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret)], indirect=True
 )
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("form", ["materialised", "candidates"])
+@pytest.mark.parametrize("form", ["materialised", "lazy_greedy"])
 @pytest.mark.parametrize("method", ["divprune", "idpruner"])
 def test_a_stage_leaves_out_the_launches_after_it(backend, monkeypatch, packed, form, method):
-    from tokenprune_kernels.backends.triton import launch
+    from tokenprune_kernels.backends.triton import runtime
 
     case = gpu.Case.ragged((20, 30), 16, torch.bfloat16) if packed else SMALL
     x, weight = gpu.make_tokens(case, ops.device)
     call = gpu.operator(case, method, weight)
     launched = []
-    with launch.forced(form):
+    with runtime.settings(form=form):
         stages = gpu.stages_of(method, lambda: call(x))
         assert stages == (gpu.MATERIALISED if form == "materialised" else gpu.STAGES[method])
-        monkeypatch.setattr(launch, "_run", lambda kernel, *rest, **options: launched.append(kernel.__name__))
+        monkeypatch.setattr(runtime, "launch", lambda kernel, *rest, **options: launched.append(kernel.__name__))
         expected = list(stages.values())
         for last in expected:
             launched.clear()
@@ -264,12 +264,12 @@ def test_a_stage_leaves_out_the_launches_after_it(backend, monkeypatch, packed, 
 @pytest.mark.parametrize(
     "backend", [pytest.param(("triton", "cpu"), id="triton", marks=pytest.mark.interpret)], indirect=True
 )
-@pytest.mark.parametrize("form", ["materialised", "candidates"])
+@pytest.mark.parametrize("form", ["materialised", "lazy_greedy"])
 def test_a_row_has_the_stages_of_the_form_that_ran(backend, form):
-    from tokenprune_kernels.backends.triton import launch
+    from tokenprune_kernels.backends.triton import runtime
 
     made = benchmark()
-    with launch.forced(form):
+    with runtime.settings(form=form):
         made.measure(SMALL, ("divprune",))
     assert made.rows[0].correct is True
     assert list(made.rows[0].stages) == list(made.rows[0].h200_stages)

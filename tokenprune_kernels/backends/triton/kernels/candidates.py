@@ -1,44 +1,46 @@
-"""The candidates of a round: which rows of a segment have the best keys, and the similarities among them."""
+"""The candidates of a round: the rows of a segment with the best keys, and the Gram matrix of these rows."""
 
 import triton
 import triton.language as tl
 
-from .grid import is_last
+from .grid import last_to_arrive
 from .scores import LARGEST_ROW, NO_KEY, NON_FINITE, PICKED, comes_before
-from .similarity import CHUNK, dot_products, first_part, similarity_of, sum_of_parts, triangle_tile
-from .state import CANDIDATES, OUTSIDE_KEY, OUTSIDE_ROW
+from .similarity import CHUNK, dot_products, partial_tile, similarity_of, sum_of_splits, triangle_tile
+from .state import BEST_OUTSIDE_KEY, BEST_OUTSIDE_ROW, CANDIDATE_COUNT
 
 CHOICE_BLOCK_N = tl.constexpr(1024)
-"""Rows looked at at a time."""
+"""How many keys a program reads at a time."""
 
 _BINS = tl.constexpr(128)
 
 
 @triton.jit
 def _bin_of(key, bottom, scale):
-    """Rises with the key, from 0 at the bottom of a range; keys at its two ends are in different bins."""
+    """The histogram bin of a key in a range. It rises with the key; the two ends of the range get different bins."""
     share = (key.to(tl.int64) - bottom).to(tl.float32) * scale
     return tl.minimum(tl.maximum(share, 0.0), _BINS - 1.0).to(tl.int32)
 
 
 @triton.jit
 def _scale_of(bottom, top):
+    """Bins per key of the range from bottom to top."""
     return _BINS / ((top - bottom).to(tl.float32) + 1.0)
 
 
 @triton.jit
 def _keys_at(keys, n, length, best_key, best_row):
-    """Keys of rows, and whether these come before the best so far."""
+    """Returns the keys of rows n, and whether they come before the best row so far."""
     key = tl.load(keys + n, mask=n < length, other=PICKED)
     return key, (n < length) & comes_before(key, n, best_key, best_row)
 
 
 @triton.jit
-def choose(keys, chosen, of_segment, length, room, best_key, best_row):
-    """Lists up to ``room`` rows with the best keys in index order, and notes the best row that is not among them.
+def choose_candidates(keys, candidate_rows, of_segment, length, max_candidates, best_key, best_row):
+    """Writes up to ``max_candidates`` rows with the best keys, in index order, and the best row outside to the state.
 
-    More than half the room is filled, where there are as many rows. Only those are looked at that come before the best
-    so far; non-finite ones are chosen only where there are no others. Returns how many there are, and the largest key.
+    Only rows that come before the given best row are eligible. More than ``max_candidates / 2`` rows are chosen if as
+    many are eligible. Rows that are not finite are chosen only if no others are eligible. Returns how many rows are
+    chosen, and the largest eligible key.
     """
     length = length.to(tl.int32)
     block = tl.arange(0, CHOICE_BLOCK_N)  # [CHOICE_BLOCK_N]
@@ -51,7 +53,7 @@ def choose(keys, chosen, of_segment, length, room, best_key, best_row):
     top = tl.max(highest, axis=0).to(tl.int64)
     bottom = tl.minimum(tl.min(lowest, axis=0).to(tl.int64), top)
 
-    # The keys above the range are chosen; the range shrinks until it is known how far down one can go.
+    # Keys above the range are chosen. Each pass narrows the range to one bin of its histogram, until enough are chosen.
     above = tl.full([], 0, tl.int32)
     tied = tl.full([], 0, tl.int32)
     first_bin = tl.full([], 0, tl.int32)
@@ -64,10 +66,10 @@ def choose(keys, chosen, of_segment, length, room, best_key, best_row):
             inside = eligible & (key >= bottom) & (key <= top)
             histogram += tl.histogram(tl.where(inside, _bin_of(key, bottom, scale), 0), _BINS, mask=inside)
         from_top = above + tl.sum(histogram, axis=0) - tl.cumsum(histogram, 0) + histogram  # [_BINS]
-        fits = from_top <= room
-        first_bin = tl.sum((from_top > room).to(tl.int32), axis=0)
+        fits = from_top <= max_candidates
+        first_bin = tl.sum((from_top > max_candidates).to(tl.int32), axis=0)
         fitting = tl.max(tl.where(fits, from_top, above), axis=0)
-        if (first_bin == 0) | (2 * fitting > room):
+        if (first_bin == 0) | (2 * fitting > max_candidates):
             searching = False
         elif bottom == top:
             tied += 1
@@ -96,69 +98,75 @@ def choose(keys, chosen, of_segment, length, room, best_key, best_row):
         inside = eligible & (key >= bottom) & (key <= top)
         best = eligible & ((key > top) | (inside & (_bin_of(key, bottom, scale) >= first_bin)))
         if tied > 0:
-            # Of rows with the same key, the first ones.
+            # Rows with equal keys: the first ones are chosen.
             rank = ties + tl.cumsum(inside.to(tl.int32), 0)
-            best = best | (inside & (rank <= room - above))
+            best = best | (inside & (rank <= max_candidates - above))
             ties += tl.sum(inside.to(tl.int32), axis=0)
         place = count + tl.cumsum(best.to(tl.int32), 0) - 1
-        tl.store(chosen + place, n, mask=best)
+        tl.store(candidate_rows + place, n, mask=best)
         count += tl.sum(best.to(tl.int32), axis=0)
         better = eligible & ~best & (key > outside_key)
         outside_key = tl.where(better, key, outside_key)
         outside_row = tl.where(better, n, outside_row)
-    best_outside = tl.max(outside_key, axis=0)
-    tl.store(of_segment + CANDIDATES, count)
-    tl.store(of_segment + OUTSIDE_KEY, best_outside)
-    tl.store(of_segment + OUTSIDE_ROW, tl.min(tl.where(outside_key == best_outside, outside_row, LARGEST_ROW), axis=0))
+    best_outside_key = tl.max(outside_key, axis=0)
+    tl.store(of_segment + CANDIDATE_COUNT, count)
+    tl.store(of_segment + BEST_OUTSIDE_KEY, best_outside_key)
+    tl.store(
+        of_segment + BEST_OUTSIDE_ROW,
+        tl.min(tl.where(outside_key == best_outside_key, outside_row, LARGEST_ROW), axis=0),
+    )
     return count, top
 
 
 @triton.jit
-def compare(
+def gram_tile(
     rows,
     stride_n,
     reciprocal_norm,
-    chosen,
-    candidates,
+    candidate_rows,
+    candidate_count,
     gram,
     stride_g,
     tile,
-    width,
-    partials,
-    ticket,
-    part,
-    parts,
+    D,
+    partial_sums,
+    arrival_counter,
+    split,
+    splits,
     EVEN_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A tile of the candidates' similarities, and its transpose; whether this program is the one that speaks for it."""
+    """Writes a tile of the candidates' Gram matrix, and its transpose.
+
+    Returns True in the program that completed the tile: under split-K, the last one to arrive.
+    """
     tile_i, tile_j = triangle_tile(tile)
-    complete = part == 0
-    if tile_j * BLOCK_N < candidates:
+    complete = split == 0
+    if tile_j * BLOCK_N < candidate_count:
         n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
         i = tile_i * BLOCK_N + n
         j = tile_j * BLOCK_N + n
-        row_i = tl.load(chosen + i, mask=i < candidates, other=0).to(tl.int64)
-        row_j = tl.load(chosen + j, mask=j < candidates, other=0).to(tl.int64)
+        row_i = tl.load(candidate_rows + i, mask=i < candidate_count, other=0).to(tl.int64)
+        row_j = tl.load(candidate_rows + j, mask=j < candidate_count, other=0).to(tl.int64)
         dot = dot_products(
             rows + row_i * stride_n,
-            i < candidates,
+            i < candidate_count,
             rows + row_j * stride_n,
-            j < candidates,
-            part * CHUNK,
-            tl.where(parts > 1, tl.minimum(part * CHUNK + CHUNK, width), width),
+            j < candidate_count,
+            split * CHUNK,
+            tl.where(splits > 1, tl.minimum(split * CHUNK + CHUNK, D), D),
             EVEN_D,
             BLOCK_N,
             BLOCK_N,
             BLOCK_D,
         )
-        if parts > 1:
-            of_tile = first_part(partials, BLOCK_N)
-            tl.store(of_tile + part * (BLOCK_N * BLOCK_N), dot)
-            complete = is_last(ticket, parts)
+        if splits > 1:
+            of_tile = partial_tile(partial_sums, BLOCK_N)
+            tl.store(of_tile + split * (BLOCK_N * BLOCK_N), dot)
+            complete = last_to_arrive(arrival_counter, splits)
             if complete:
-                dot = sum_of_parts(of_tile, parts, BLOCK_N)
+                dot = sum_of_splits(of_tile, splits, BLOCK_N)
         if complete:
             norm_i = tl.load(reciprocal_norm + row_i)
             norm_j = tl.load(reciprocal_norm + row_j)

@@ -1,49 +1,51 @@
-"""The first pick: the most relevant row, or, for DivPrune, the top distance outlier.
+"""The first pick before the lazy greedy rounds: the most relevant row (MMR, IDPruner) or the top outlier (DivPrune).
 
-The latter is the row whose nearest other row is farthest. The idea of Bay & Schwabacher (2003): a row's similarity to
-the nearest of a few others bounds its score. Rows with the best bounds are compared with all others, which makes their
-scores exact and tightens everyone's bound, until no bound comes before the best exact score.
+The top outlier is the row whose nearest other row is farthest. The search follows Bay & Schwabacher (2003): the
+similarity of a row to the nearest of some others gives an upper bound of its score. A round compares the rows with the
+best bounds, the candidates, with all rows. This makes the scores of the candidates exact and lowers the bounds of the
+others. The search ends when no bound comes before the best exact score.
 """
 
 import triton
 import triton.language as tl
 
-from .candidates import choose
-from .grid import grid_barrier, is_last
+from .candidates import choose_candidates
+from .divprune import divprune_key
+from .grid import grid_barrier, last_to_arrive
 from .idpruner import SCALE_BLOCK_N, scale_to_relevance
-from .scores import LARGEST_ROW, NO_KEY, NON_FINITE, PICKED, comes_before, key_from, key_of, score_of
+from .scores import LARGEST_ROW, NO_KEY, NON_FINITE, PICKED, comes_before, key_of, score_of
 from .segments import all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of
 from .state import (
-    CANDIDATES,
+    ARRIVAL_COUNTER,
+    CANDIDATE_COUNT,
     OPEN_SEARCHES,
     OPEN_SELECTIONS,
-    OUTLIER_ARRIVALS,
+    OUTLIER_BARRIER,
     OUTLIER_KEY,
     OUTLIER_ROW,
     PICKS,
     STATE_COLUMNS,
-    TICKETS,
 )
 
-_MOST_DOUBLINGS = tl.constexpr(10)
+_MAX_DOUBLINGS = tl.constexpr(10)
 
 
 @triton.jit
-def pick_first(of_segment, of_all, indices, scores, first_row, kept, key, row, WITH_SCORES: tl.constexpr):
-    """Writes a segment's first pick; its other rows wait for the candidate blocks."""
+def pick_first(of_segment, of_all, indices, scores, first_row, k, key, row, WITH_SCORES: tl.constexpr):
+    """Writes a segment's first pick. If k asks for more, the lazy greedy kernel has the segment to do."""
     tl.store(indices, first_row + row)
     if WITH_SCORES:
         tl.store(scores, score_of(key))
     tl.store(of_segment + PICKS, 1)
-    if kept > 1:
+    if k > 1:
         tl.atomic_add(of_all + OPEN_SELECTIONS, 1, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["first_segment", "segments", "count", "k"])
 def first_pick_kernel(
     reciprocal_norm,
-    importance,
+    relevance,
     plan,
     state,
     indices,
@@ -56,20 +58,20 @@ def first_pick_kernel(
     WITH_SCORES: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
-    """One program scales a segment's importance where the method does so, and picks the most relevant row."""
+    """One program picks the most relevant row of one segment. For IDPruner it first scales importance to relevance."""
     number = tl.program_id(0).to(tl.int64)
-    _, first_row, length, kept, slot, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
+    _, first_row, length, segment_k, out_row, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
     length = length.to(tl.int32)
-    if kept > 0:
+    if segment_k > 0:
         if METHOD == "idpruner":
-            scale_to_relevance(importance + workspace_row, reciprocal_norm + workspace_row, length)
+            scale_to_relevance(relevance + workspace_row, reciprocal_norm + workspace_row, length)
         best_key = tl.full([SCALE_BLOCK_N], PICKED, tl.int32)
         best_row = tl.zeros([SCALE_BLOCK_N], tl.int32)
         for begin in range(0, length, SCALE_BLOCK_N):
             n = begin + tl.arange(0, SCALE_BLOCK_N)  # [SCALE_BLOCK_N]
-            relevance = tl.load(importance + workspace_row + n, mask=n < length, other=0.0)
+            row_relevance = tl.load(relevance + workspace_row + n, mask=n < length, other=0.0)
             finite = tl.load(reciprocal_norm + workspace_row + n, mask=n < length, other=0.0) != 0.0
-            key = tl.where(n < length, tl.where(finite, key_of(relevance), NON_FINITE), PICKED)
+            key = tl.where(n < length, tl.where(finite, key_of(row_relevance), NON_FINITE), PICKED)
             better = key > best_key
             best_key = tl.where(better, key, best_key)
             best_row = tl.where(better, n, best_row)
@@ -80,10 +82,10 @@ def first_pick_kernel(
         pick_first(
             of_segment,
             of_all,
-            indices + slot,
-            scores + slot if WITH_SCORES else None,
+            indices + out_row,
+            scores + out_row if WITH_SCORES else None,
             first_row,
-            kept,
+            segment_k,
             key,
             row,
             WITH_SCORES,
@@ -91,67 +93,76 @@ def first_pick_kernel(
 
 
 @triton.jit
-def _room_at(turn, room, BLOCK_N: tl.constexpr):
-    """How many candidates are chosen in a turn: a picture's outlier is found among few, in noise many save turns."""
-    return tl.minimum(room, BLOCK_N << tl.minimum(tl.maximum(turn - 1, 0), _MOST_DOUBLINGS))
+def _candidates_at(round_number, max_candidates, BLOCK_N: tl.constexpr):
+    """How many candidates a round chooses: BLOCK_N at first, twice as many in each round from the third on.
+
+    In a picture, few candidates contain the top outlier. In noise, many candidates save rounds.
+    """
+    return tl.minimum(max_candidates, BLOCK_N << tl.minimum(tl.maximum(round_number - 1, 0), _MAX_DOUBLINGS))
 
 
 @triton.jit
-def _bound(
+def _tighten_bounds(
     rows,
     stride_n,
     reciprocal_norm,
     keys,
-    chosen,
+    candidate_rows,
     outlier_keys,
-    candidates,
+    candidate_count,
     n,
     c,
     length,
-    width,
+    D,
     at_first,
     EVEN_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Compares rows n with one another at first, then with candidates c, and lowers the keys of both."""
+    """Lowers the keys of rows n, by comparing them with one another in round 0, and later with candidates c.
+
+    In later rounds it lowers the candidates' keys too, in ``outlier_keys``.
+    """
     inside = n < length
     norm = tl.load(reciprocal_norm + n, mask=inside, other=0.0)
-    valid = (at_first & inside) | (~at_first & (c < candidates))
-    other = tl.where(at_first, n, tl.load(chosen + c, mask=~at_first & valid, other=0).to(tl.int64))
+    valid = (at_first & inside) | (~at_first & (c < candidate_count))
+    other = tl.where(at_first, n, tl.load(candidate_rows + c, mask=~at_first & valid, other=0).to(tl.int64))
     norm_o = tl.load(reciprocal_norm + other, mask=valid, other=0.0)
     dot = dot_products(
-        rows + n * stride_n, inside, rows + other * stride_n, valid, 0, width, EVEN_D, BLOCK_N, BLOCK_N, BLOCK_D
+        rows + n * stride_n, inside, rows + other * stride_n, valid, 0, D, EVEN_D, BLOCK_N, BLOCK_N, BLOCK_D
     )
     itself = n[:, None] == other[None, :]
     values = tl.where(itself, float("-inf"), similarity_of(dot, norm, norm_o))  # [BLOCK_N, BLOCK_N]
-    key = key_from(tl.max(values, axis=1), 0.0, 0.0, 0.0, "divprune")
+    key = divprune_key(tl.max(values, axis=1))
     if at_first:
         tl.store(keys + n, tl.where(norm != 0.0, key, NON_FINITE), mask=inside)
     else:
-        # Rows that are non-finite, or whose score is exact already, have lower keys.
+        # Rows that are not finite, or whose score is exact already, keep their keys, which are lower.
         tl.atomic_min(keys + n, key, mask=inside, sem="relaxed")
-        of_columns = key_from(tl.max(values, axis=0), 0.0, 0.0, 0.0, "divprune")
+        of_columns = divprune_key(tl.max(values, axis=0))
         tl.atomic_min(outlier_keys + c, of_columns, mask=valid, sem="relaxed")
 
 
 @triton.jit
-def _settle(of_segment, keys, chosen, outlier_keys, candidates, CANDIDATE_N: tl.constexpr):
-    """The candidates' scores are exact now: the best of them, or an earlier one, is the top outlier so far."""
+def _best_exact(of_segment, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N: tl.constexpr):
+    """Returns key and row of the top outlier so far, and takes the candidates out of the search.
+
+    That is the best of the candidates, whose scores are exact now, or the best of the rounds before.
+    """
     c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
-    valid = c < candidates
-    row = tl.load(chosen + c, mask=valid, other=0)
+    valid = c < candidate_count
+    row = tl.load(candidate_rows + c, mask=valid, other=0)
     key = tl.load(keys + row, mask=valid, other=PICKED)
     key = tl.minimum(key, tl.load(outlier_keys + c, mask=valid, other=PICKED))
-    # Threads that hold the same rows must have read them all before one writes.
+    # Several threads may hold the same row. All must have read its key before one of them writes it.
     tl.debug_barrier()
     tl.store(keys + row, PICKED, mask=valid)
-    # Other threads read what these have written.
+    # Other threads of the program read these keys next.
     tl.debug_barrier()
     key_now = tl.max(key, axis=0)
     row_now = tl.min(tl.where(key == key_now, row, LARGEST_ROW), axis=0)
-    key_before = tl.where(candidates > 0, tl.load(of_segment + OUTLIER_KEY), PICKED)
-    row_before = tl.where(candidates > 0, tl.load(of_segment + OUTLIER_ROW), 0)
+    key_before = tl.where(candidate_count > 0, tl.load(of_segment + OUTLIER_KEY), PICKED)
+    row_before = tl.where(candidate_count > 0, tl.load(of_segment + OUTLIER_ROW), 0)
     better = comes_before(key_now, row_now, key_before, row_before)
     return tl.where(better, key_now, key_before), tl.where(better, row_now, row_before)
 
@@ -162,22 +173,22 @@ def _search(
     plan,
     reciprocal_norm,
     keys,
-    chosen,
+    candidate_rows,
     outlier_keys,
     state,
     indices,
     scores,
     unit,
-    widest,
-    turn,
+    candidate_blocks,
+    round_number,
     first_segment,
     segments,
     count,
     k,
-    room,
+    max_candidates,
     stride_xb,
     stride_n,
-    width,
+    D,
     WITH_SCORES: tl.constexpr,
     VARLEN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
@@ -186,62 +197,77 @@ def _search(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One block of rows and one of candidates; a segment's last program to finish chooses these anew, or picks."""
-    number, block = segment_of(plan, unit // widest, segments, count, BLOCK_N, False, VARLEN)
-    segment, first_row, length, kept, slot, workspace_row = segment_at(plan, number, first_segment, count, k, VARLEN)
+    """Compares one block of rows with one block of candidates.
+
+    The last program to arrive at a segment chooses new candidates, or makes the first pick if the search is done.
+    """
+    number, block = segment_of(plan, unit // candidate_blocks, segments, count, BLOCK_N, False, VARLEN)
+    segment, first_row, length, segment_k, out_row, workspace_row = segment_at(
+        plan, number, first_segment, count, k, VARLEN
+    )
     of_segment = state + number * STATE_COLUMNS
     of_all = state + segments.to(tl.int64) * STATE_COLUMNS
     keys += workspace_row
-    chosen += number * CANDIDATE_N
+    candidate_rows += number * CANDIDATE_N
     outlier_keys += number * CANDIDATE_N
-    # At first nobody has candidates, and those whose search is over have none any more.
-    candidates = tl.load(of_segment + CANDIDATES)
-    at_first = turn == 0
-    if (kept > 0) & (at_first | (candidates > 0)):
-        first = tl.cast(unit % widest, tl.int32) * BLOCK_N
-        if at_first | (first < candidates):
-            _bound(
+    # The count is 0 in round 0, and again once the segment's search is done.
+    candidate_count = tl.load(of_segment + CANDIDATE_COUNT)
+    at_first = round_number == 0
+    if (segment_k > 0) & (at_first | (candidate_count > 0)):
+        first = tl.cast(unit % candidate_blocks, tl.int32) * BLOCK_N
+        if at_first | (first < candidate_count):
+            _tighten_bounds(
                 x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
                 stride_n,
                 reciprocal_norm + workspace_row,
                 keys,
-                chosen,
+                candidate_rows,
                 outlier_keys,
-                candidates,
+                candidate_count,
                 block * BLOCK_N + tl.arange(0, BLOCK_N),
                 first + tl.arange(0, BLOCK_N),
                 length,
-                width,
+                D,
                 at_first,
                 EVEN_D,
                 BLOCK_N,
                 BLOCK_D,
             )
-        if is_last(of_segment + TICKETS, tl.cdiv(length, BLOCK_N) * widest):
-            best_key, best_row = _settle(of_segment, keys, chosen, outlier_keys, candidates, CANDIDATE_N)
-            found, top = choose(keys, chosen, of_segment, length, _room_at(turn, room, BLOCK_N), best_key, best_row)
+        if last_to_arrive(of_segment + ARRIVAL_COUNTER, tl.cdiv(length, BLOCK_N) * candidate_blocks):
+            best_key, best_row = _best_exact(
+                of_segment, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N
+            )
+            found, top = choose_candidates(
+                keys,
+                candidate_rows,
+                of_segment,
+                length,
+                _candidates_at(round_number, max_candidates, BLOCK_N),
+                best_key,
+                best_row,
+            )
             if (found == 0) | (top == NON_FINITE):
                 tl.debug_barrier()
-                row = tl.where(found == 0, best_row, tl.load(chosen))
+                row = tl.where(found == 0, best_row, tl.load(candidate_rows))
                 key = tl.where(found == 0, best_key, NON_FINITE)
                 pick_first(
                     of_segment,
                     of_all,
-                    indices + slot,
-                    scores + slot if WITH_SCORES else None,
+                    indices + out_row,
+                    scores + out_row if WITH_SCORES else None,
                     first_row,
-                    kept,
+                    segment_k,
                     key,
                     row,
                     WITH_SCORES,
                 )
-                tl.store(of_segment + CANDIDATES, 0)
+                tl.store(of_segment + CANDIDATE_COUNT, 0)
             else:
                 c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
                 tl.store(outlier_keys + c, tl.full([CANDIDATE_N], NO_KEY, tl.int32))
                 tl.store(of_segment + OUTLIER_KEY, best_key)
                 tl.store(of_segment + OUTLIER_ROW, best_row)
-                tl.atomic_add(of_all + OPEN_SEARCHES + turn % 3, 1, sem="relaxed")
+                tl.atomic_add(of_all + OPEN_SEARCHES + round_number % 3, 1, sem="relaxed")
 
 
 @triton.jit(
@@ -250,9 +276,9 @@ def _search(
         "segments",
         "count",
         "k",
-        "depth",
+        "d_units",
         "programs",
-        "room",
+        "max_candidates",
         "stride_xb",
         "stride_xn",
     ]
@@ -262,7 +288,7 @@ def outlier_kernel(
     plan,
     reciprocal_norm,
     keys,
-    chosen,
+    candidate_rows,
     outlier_keys,
     state,
     indices,
@@ -271,9 +297,9 @@ def outlier_kernel(
     segments,
     count,
     k,
-    depth,
+    d_units,
     programs,
-    room,
+    max_candidates,
     stride_xb,
     stride_xn,
     WITH_SCORES: tl.constexpr,
@@ -284,41 +310,44 @@ def outlier_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The first pick of all segments side by side, comparing up to ``room`` rows of each with all others in a round."""
+    """Makes DivPrune's first pick of all segments side by side, in rounds with a barrier after each.
+
+    A round compares up to ``max_candidates`` candidates of each segment with all its rows.
+    """
     of_all = state + segments.to(tl.int64) * STATE_COLUMNS
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
-    width = depth * ALIGNMENT
+    D = d_units * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
     arrived = tl.full([], 0, tl.int32)
-    turn = tl.full([], 0, tl.int32)
-    still_open = tl.full([], 1, tl.int32)
-    while still_open > 0:
-        # Of three counters in turn, one is counted up, one may still be read by a program behind, one is emptied.
+    round_number = tl.full([], 0, tl.int32)
+    open_searches = tl.full([], 1, tl.int32)
+    while open_searches > 0:
+        # Triple buffer: count into column r % 3, slow programs may still read column r - 1, clear column r + 1.
         if tl.program_id(0) == 0:
-            tl.store(of_all + OPEN_SEARCHES + (turn + 1) % 3, 0)
-        widest = tl.cdiv(_room_at(turn - 1, room, BLOCK_N), BLOCK_N)
-        for unit in range(tl.program_id(0).to(tl.int64), blocks * widest, programs):
+            tl.store(of_all + OPEN_SEARCHES + (round_number + 1) % 3, 0)
+        candidate_blocks = tl.cdiv(_candidates_at(round_number - 1, max_candidates, BLOCK_N), BLOCK_N)
+        for unit in range(tl.program_id(0).to(tl.int64), blocks * candidate_blocks, programs):
             _search(
                 x,
                 plan,
                 reciprocal_norm,
                 keys,
-                chosen,
+                candidate_rows,
                 outlier_keys,
                 state,
                 indices,
                 scores,
                 unit,
-                widest,
-                turn,
+                candidate_blocks,
+                round_number,
                 first_segment,
                 segments,
                 count,
                 k,
-                room,
+                max_candidates,
                 stride_xb,
                 stride_n,
-                width,
+                D,
                 WITH_SCORES,
                 VARLEN,
                 ALIGNMENT,
@@ -328,6 +357,6 @@ def outlier_kernel(
                 BLOCK_D,
             )
         arrived += programs
-        grid_barrier(of_all + OUTLIER_ARRIVALS, arrived)
-        still_open = tl.load(of_all + OPEN_SEARCHES + turn % 3)
-        turn += 1
+        grid_barrier(of_all + OUTLIER_BARRIER, arrived)
+        open_searches = tl.load(of_all + OPEN_SEARCHES + round_number % 3)
+        round_number += 1

@@ -1,15 +1,21 @@
-"""IDPruner (Tan et al., arXiv 2602.13315): MMR on importance scaled to [0, 1] over the segment's finite rows."""
+"""IDPruner (Tan et al., arXiv 2602.13315): MMR with importance, scaled to [0, 1], as relevance.
+
+Its first pick and its score are those of MMR (mmr.py).
+"""
 
 import triton
 import triton.language as tl
 
 SCALE_BLOCK_N = tl.constexpr(1024)
-"""Rows whose importance is scaled at a time."""
+"""How many rows are scaled at a time."""
 
 
 @triton.jit
 def scale_to_relevance(importance, reciprocal_norm, length):
-    """Scales the importance of finite rows to [0, 1], in place; to 0 everywhere if its range overflows."""
+    """Replaces the importance of a segment's rows by relevance: scaled to [0, 1] over the finite rows.
+
+    Relevance is 0 where a row is not finite, and everywhere if the range of the importance overflows.
+    """
     largest = tl.full([SCALE_BLOCK_N], float("-inf"), tl.float32)
     smallest = tl.full([SCALE_BLOCK_N], float("inf"), tl.float32)
     for begin in range(0, length, SCALE_BLOCK_N):
@@ -26,5 +32,5 @@ def scale_to_relevance(importance, reciprocal_norm, length):
         finite = tl.load(reciprocal_norm + n, mask=n < length, other=0.0) != 0.0
         scaled = tl.div_rn(weights - lowest, span + 1e-6)
         tl.store(importance + n, tl.where(finite & (span < float("inf")), scaled, 0.0), mask=n < length)
-    # Other threads read what these have written.
+    # Other threads of the program read these values next.
     tl.debug_barrier()

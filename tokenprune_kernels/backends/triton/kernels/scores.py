@@ -1,4 +1,4 @@
-"""Scores, and the integer keys that stand for them."""
+"""Keys: integers in the order of the scores, the order of picks, and the best key of a block."""
 
 import triton
 import triton.language as tl
@@ -7,19 +7,19 @@ from .divprune import divprune_key
 from .mmr import mmr_score
 
 _LANES = tl.constexpr(32)  # of a warp
-_WORD = tl.constexpr(4)  # rows that a lane loads at once
+_WORD = tl.constexpr(4)  # keys that a lane loads at once
 
-# Keys beside those of scores: a row that cannot be picked (any more), a non-finite one, one not bounded yet.
-PICKED = tl.constexpr(-(2**31))
-NON_FINITE = tl.constexpr(-0x7F800001)  # the key of -inf
-UNBOUNDED = tl.constexpr(2**31 - 1)
-NO_KEY = tl.constexpr(2**31 - 1)
-LARGEST_ROW = tl.constexpr(2**31 - 1)
+# Keys that are no scores.
+PICKED = tl.constexpr(-(2**31))  # a row that cannot be picked, or not again
+NON_FINITE = tl.constexpr(-0x7F800001)  # a row that is not finite: the key of -inf
+UNBOUNDED = tl.constexpr(2**31 - 1)  # a row that has no upper bound yet
+NO_KEY = tl.constexpr(2**31 - 1)  # where a minimum of keys starts
+LARGEST_ROW = tl.constexpr(2**31 - 1)  # where a minimum of rows starts
 
 
 @triton.jit
 def key_of(score):
-    """Scores as integers of the same order."""
+    """The key of a score: an int32 in the order of the scores."""
     score = score + 0.0  # -0.0 ties with 0.0
     bits = score.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -40,7 +40,7 @@ def comes_before(key, row, other_key, other_row):
 
 @triton.jit
 def key_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl.constexpr):
-    """The keys of the scores of rows, ``[BLOCK_N]``, from their largest similarity to a selected row."""
+    """The keys of the scores of rows, ``[BLOCK_N]``, from their largest similarity to a pick."""
     if METHOD == "divprune":
         return divprune_key(maximum)
     return key_of(mmr_score(maximum, relevance, relevance_weight, redundancy_weight))
@@ -48,10 +48,10 @@ def key_from(maximum, relevance, relevance_weight, redundancy_weight, METHOD: tl
 
 @triton.jit
 def best_of(key, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
-    """The largest of some keys ``[BLOCK_N]``, and the first row that has it.
+    """Returns the largest of ``[BLOCK_N]`` keys, and the first row that has it.
 
-    The keys are taken apart as they are spread over registers, warps and lanes, where that is known: each warp then
-    finds its best with two instructions, and only what the warps have found has to cross a barrier.
+    The reshape follows the layout of the keys over registers, warps and lanes. So each warp finds its best key with two
+    instructions, and only one key and row of each warp cross a barrier.
     """
     warp_rows: tl.constexpr = min(BLOCK_N, max(_LANES, min(_LANES * _WORD, BLOCK_N // WARPS)))
     register_rows: tl.constexpr = max(1, BLOCK_N // (warp_rows * WARPS))
@@ -61,5 +61,5 @@ def best_of(key, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
     of_warp = tl.max(tl.max(key, axis=0), axis=1)
     first = tl.where(key == of_warp[None, :, None], n, BLOCK_N)
     first = tl.min(tl.min(first, axis=0), axis=1)
-    ballot = tl.max((of_warp.to(tl.int64) << 32) | (BLOCK_N - first), axis=0)
-    return (ballot >> 32).to(tl.int32), BLOCK_N - (ballot & (2**32 - 1)).to(tl.int32)
+    packed = tl.max((of_warp.to(tl.int64) << 32) | (BLOCK_N - first), axis=0)
+    return (packed >> 32).to(tl.int32), BLOCK_N - (packed & (2**32 - 1)).to(tl.int32)
