@@ -16,8 +16,8 @@ LARGEST_COUNT = 16_384
 """The greedy kernel holds the keys of this many rows in registers at most."""
 
 LAZY_GREEDY_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
-"""From this number of rows on, the lazy greedy form is expected to be faster. bench/roofline.py models it; it has
-never been measured.
+"""From this number of rows on, the lazy greedy form is expected to be faster: modelled by bench/roofline.py, never
+measured.
 
 The lazy greedy form of DivPrune has to search for its first pick, which the materialised form reads off its
 similarities. In noise the search takes several times as long as modelled. The threshold has a margin of a quarter.

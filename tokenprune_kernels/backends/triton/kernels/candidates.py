@@ -35,7 +35,7 @@ def _keys_at(keys, n, length, best_key, best_row):
 
 
 @triton.jit
-def choose_candidates(keys, candidate_rows, of_segment, length, max_candidates, best_key, best_row):
+def choose_candidates(keys, candidate_rows, segment_state, length, max_candidates, best_key, best_row):
     """Writes up to ``max_candidates`` rows with the best keys, in index order, and the best row outside to the state.
 
     Only rows that come before the given best row are eligible. More than ``max_candidates / 2`` rows are chosen if as
@@ -109,10 +109,10 @@ def choose_candidates(keys, candidate_rows, of_segment, length, max_candidates, 
         outside_key = tl.where(better, key, outside_key)
         outside_row = tl.where(better, n, outside_row)
     best_outside_key = tl.max(outside_key, axis=0)
-    tl.store(of_segment + CANDIDATE_COUNT, count)
-    tl.store(of_segment + BEST_OUTSIDE_KEY, best_outside_key)
+    tl.store(segment_state + CANDIDATE_COUNT, count)
+    tl.store(segment_state + BEST_OUTSIDE_KEY, best_outside_key)
     tl.store(
-        of_segment + BEST_OUTSIDE_ROW,
+        segment_state + BEST_OUTSIDE_ROW,
         tl.min(tl.where(outside_key == best_outside_key, outside_row, LARGEST_ROW), axis=0),
     )
     return count, top

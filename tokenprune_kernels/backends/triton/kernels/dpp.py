@@ -176,16 +176,16 @@ def dpp_kernel(
                 norm = tl.load(norms + n, mask=inside, other=0.0)
                 scale, unscale = _scale_of(tl.load(max_root_keys + number))
                 row_relevance = _relevance_of(relevance + workspace_row, n, length, scale)
-                of_segment = packed_picks + number * max_k
+                segment_picks = packed_picks + number * max_k
                 if step == 0:
                     itself = _self_similarity(rows + n * stride_n, norm, inside, D, BLOCK_N, BLOCK_D)
                     root = row_relevance * tl.sqrt_rn(itself)
                     gain = root * root
                     key = tl.where(inside, tl.where(norm != 0.0, key_of(gain), NON_FINITE), PICKED)
                     tl.store(gains + workspace_row + n, gain, mask=inside)
-                    _atomic_argmax(of_segment, key, n)
+                    _atomic_argmax(segment_picks, key, n)
                 else:
-                    best, pick = _unpack(of_segment + step - 1)
+                    best, pick = _unpack(segment_picks + step - 1)
                     won = score_of(best)
                     if block == 0:
                         tl.store(indices + out_row + step - 1, first_row + pick)
@@ -212,19 +212,19 @@ def dpp_kernel(
                             values = tl.where((pick_n == 0)[None, :], similarity_of(dot, norm, norm_p), 0.0)
                             similarity = tl.where(norm != 0.0, tl.sum(values, axis=1), 0.0)
                             relevance_p = tl.maximum(tl.load(relevance + workspace_row + pick), 0.0) * scale
-                            of_segment_factor = factor + workspace_row
+                            segment_factor = factor + workspace_row
                             rest = similarity * (row_relevance * relevance_p) - _factor_products(
-                                of_segment_factor, stride_f, n, inside, pick, step - 1, BLOCK_N
+                                segment_factor, stride_f, n, inside, pick, step - 1, BLOCK_N
                             )
                             coefficient = tl.div_rn(rest, tl.zeros([BLOCK_N], tl.float32) + tl.sqrt_rn(won))
-                            column = of_segment_factor + tl.cast(step - 1, tl.int64) * stride_f
+                            column = segment_factor + tl.cast(step - 1, tl.int64) * stride_f
                             tl.store(column + n, coefficient, mask=inside)
                             gain -= coefficient * coefficient
-                        first_key, _ = _unpack(of_segment)
+                        first_key, _ = _unpack(segment_picks)
                         gain = tl.where(gain < score_of(first_key) * _NO_GAIN, tl.minimum(gain, 0.0), gain)
                         tl.store(gains + workspace_row + n, tl.where(n == pick, float("-inf"), gain), mask=inside)
                         key = tl.where(norm != 0.0, key_of(tl.maximum(gain, 0.0)), NON_FINITE)
                         picked = (n == pick) | (gain == float("-inf"))
-                        _atomic_argmax(of_segment + step, tl.where(inside & ~picked, key, PICKED), n)
+                        _atomic_argmax(segment_picks + step, tl.where(inside & ~picked, key, PICKED), n)
         arrived += programs
         grid_barrier(arrival_counter, arrived)

@@ -32,14 +32,14 @@ _MAX_DOUBLINGS = tl.constexpr(10)
 
 
 @triton.jit
-def pick_first(of_segment, of_all, indices, scores, first_row, k, key, row, WITH_SCORES: tl.constexpr):
-    """Writes a segment's first pick. If k asks for more, the lazy greedy kernel has the segment to do."""
+def pick_first(segment_state, grid_state, indices, scores, first_row, k, key, row, WITH_SCORES: tl.constexpr):
+    """Writes a segment's first pick. If k is larger, the segment is left to the lazy greedy kernel."""
     tl.store(indices, first_row + row)
     if WITH_SCORES:
         tl.store(scores, score_of(key))
-    tl.store(of_segment + PICKS, 1)
+    tl.store(segment_state + PICKS, 1)
     if k > 1:
-        tl.atomic_add(of_all + OPEN_SELECTIONS, 1, sem="relaxed")
+        tl.atomic_add(grid_state + OPEN_SELECTIONS, 1, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["first_segment", "segments", "count", "k"])
@@ -77,11 +77,11 @@ def first_pick_kernel(
             best_row = tl.where(better, n, best_row)
         key = tl.max(best_key, axis=0)
         row = tl.min(tl.where(best_key == key, best_row, length), axis=0)
-        of_segment = state + number * STATE_COLUMNS
-        of_all = state + segments.to(tl.int64) * STATE_COLUMNS
+        segment_state = state + number * STATE_COLUMNS
+        grid_state = state + segments.to(tl.int64) * STATE_COLUMNS
         pick_first(
-            of_segment,
-            of_all,
+            segment_state,
+            grid_state,
             indices + out_row,
             scores + out_row if WITH_SCORES else None,
             first_row,
@@ -144,7 +144,7 @@ def _tighten_bounds(
 
 
 @triton.jit
-def _best_exact(of_segment, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N: tl.constexpr):
+def _best_exact(segment_state, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N: tl.constexpr):
     """Returns key and row of the top outlier so far, and takes the candidates out of the search.
 
     That is the best of the candidates, whose scores are exact now, or the best of the rounds before.
@@ -161,8 +161,8 @@ def _best_exact(of_segment, keys, candidate_rows, outlier_keys, candidate_count,
     tl.debug_barrier()
     key_now = tl.max(key, axis=0)
     row_now = tl.min(tl.where(key == key_now, row, LARGEST_ROW), axis=0)
-    key_before = tl.where(candidate_count > 0, tl.load(of_segment + OUTLIER_KEY), PICKED)
-    row_before = tl.where(candidate_count > 0, tl.load(of_segment + OUTLIER_ROW), 0)
+    key_before = tl.where(candidate_count > 0, tl.load(segment_state + OUTLIER_KEY), PICKED)
+    row_before = tl.where(candidate_count > 0, tl.load(segment_state + OUTLIER_ROW), 0)
     better = comes_before(key_now, row_now, key_before, row_before)
     return tl.where(better, key_now, key_before), tl.where(better, row_now, row_before)
 
@@ -205,13 +205,13 @@ def _search(
     segment, first_row, length, segment_k, out_row, workspace_row = segment_at(
         plan, number, first_segment, count, k, VARLEN
     )
-    of_segment = state + number * STATE_COLUMNS
-    of_all = state + segments.to(tl.int64) * STATE_COLUMNS
+    segment_state = state + number * STATE_COLUMNS
+    grid_state = state + segments.to(tl.int64) * STATE_COLUMNS
     keys += workspace_row
     candidate_rows += number * CANDIDATE_N
     outlier_keys += number * CANDIDATE_N
     # The count is 0 in round 0, and again once the segment's search is done.
-    candidate_count = tl.load(of_segment + CANDIDATE_COUNT)
+    candidate_count = tl.load(segment_state + CANDIDATE_COUNT)
     at_first = round_number == 0
     if (segment_k > 0) & (at_first | (candidate_count > 0)):
         first = tl.cast(unit % candidate_blocks, tl.int32) * BLOCK_N
@@ -233,14 +233,14 @@ def _search(
                 BLOCK_N,
                 BLOCK_D,
             )
-        if last_to_arrive(of_segment + ARRIVAL_COUNTER, tl.cdiv(length, BLOCK_N) * candidate_blocks):
+        if last_to_arrive(segment_state + ARRIVAL_COUNTER, tl.cdiv(length, BLOCK_N) * candidate_blocks):
             best_key, best_row = _best_exact(
-                of_segment, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N
+                segment_state, keys, candidate_rows, outlier_keys, candidate_count, CANDIDATE_N
             )
             found, top = choose_candidates(
                 keys,
                 candidate_rows,
-                of_segment,
+                segment_state,
                 length,
                 _candidates_at(round_number, max_candidates, BLOCK_N),
                 best_key,
@@ -251,8 +251,8 @@ def _search(
                 row = tl.where(found == 0, best_row, tl.load(candidate_rows))
                 key = tl.where(found == 0, best_key, NON_FINITE)
                 pick_first(
-                    of_segment,
-                    of_all,
+                    segment_state,
+                    grid_state,
                     indices + out_row,
                     scores + out_row if WITH_SCORES else None,
                     first_row,
@@ -261,13 +261,13 @@ def _search(
                     row,
                     WITH_SCORES,
                 )
-                tl.store(of_segment + CANDIDATE_COUNT, 0)
+                tl.store(segment_state + CANDIDATE_COUNT, 0)
             else:
                 c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
                 tl.store(outlier_keys + c, tl.full([CANDIDATE_N], NO_KEY, tl.int32))
-                tl.store(of_segment + OUTLIER_KEY, best_key)
-                tl.store(of_segment + OUTLIER_ROW, best_row)
-                tl.atomic_add(of_all + OPEN_SEARCHES + round_number % 3, 1, sem="relaxed")
+                tl.store(segment_state + OUTLIER_KEY, best_key)
+                tl.store(segment_state + OUTLIER_ROW, best_row)
+                tl.atomic_add(grid_state + OPEN_SEARCHES + round_number % 3, 1, sem="relaxed")
 
 
 @triton.jit(
@@ -314,7 +314,7 @@ def outlier_kernel(
 
     A round compares up to ``max_candidates`` candidates of each segment with all its rows.
     """
-    of_all = state + segments.to(tl.int64) * STATE_COLUMNS
+    grid_state = state + segments.to(tl.int64) * STATE_COLUMNS
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     D = d_units * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
@@ -324,7 +324,7 @@ def outlier_kernel(
     while open_searches > 0:
         # Triple buffer: count into column r % 3, slow programs may still read column r - 1, clear column r + 1.
         if tl.program_id(0) == 0:
-            tl.store(of_all + OPEN_SEARCHES + (round_number + 1) % 3, 0)
+            tl.store(grid_state + OPEN_SEARCHES + (round_number + 1) % 3, 0)
         candidate_blocks = tl.cdiv(_candidates_at(round_number - 1, max_candidates, BLOCK_N), BLOCK_N)
         for unit in range(tl.program_id(0).to(tl.int64), blocks * candidate_blocks, programs):
             _search(
@@ -357,6 +357,6 @@ def outlier_kernel(
                 BLOCK_D,
             )
         arrived += programs
-        grid_barrier(of_all + OUTLIER_BARRIER, arrived)
-        open_searches = tl.load(of_all + OPEN_SEARCHES + round_number % 3)
+        grid_barrier(grid_state + OUTLIER_BARRIER, arrived)
+        open_searches = tl.load(grid_state + OPEN_SEARCHES + round_number % 3)
         round_number += 1

@@ -113,7 +113,7 @@ def _update(
 
 @triton.jit
 def _pick_from_candidates(
-    of_segment,
+    segment_state,
     relevance,
     keys,
     candidate_rows,
@@ -134,10 +134,10 @@ def _pick_from_candidates(
 
     The caller's program alone works on the segment.
     """
-    candidate_count = tl.load(of_segment + CANDIDATE_COUNT)
-    best_outside_key = tl.load(of_segment + BEST_OUTSIDE_KEY)
-    best_outside_row = tl.load(of_segment + BEST_OUTSIDE_ROW)
-    before = tl.load(of_segment + PICKS)
+    candidate_count = tl.load(segment_state + CANDIDATE_COUNT)
+    best_outside_key = tl.load(segment_state + BEST_OUTSIDE_KEY)
+    best_outside_row = tl.load(segment_state + BEST_OUTSIDE_ROW)
+    before = tl.load(segment_state + PICKS)
     c = tl.arange(0, CANDIDATE_N)  # [CANDIDATE_N]
     inside = c < candidate_count
     row = tl.load(candidate_rows + c, mask=inside, other=0)
@@ -167,8 +167,8 @@ def _pick_from_candidates(
     tl.debug_barrier()
     tl.store(indices + before + c, first_row + tl.load(candidate_rows + place, mask=new, other=0), mask=new)
     tl.store(keys + row, key, mask=inside)
-    tl.store(of_segment + PICKS_SEEN, before)
-    tl.store(of_segment + PICKS, picks)
+    tl.store(segment_state + PICKS_SEEN, before)
+    tl.store(segment_state + PICKS, picks)
     return picks
 
 
@@ -236,7 +236,7 @@ def lazy_greedy_kernel(
     ``max_rounds`` rounds there is one candidate at a time, so that each round makes one pick.
     """
     program = tl.program_id(0).to(tl.int64)
-    of_all = state + segments.to(tl.int64) * STATE_COLUMNS
+    grid_state = state + segments.to(tl.int64) * STATE_COLUMNS
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     D = d_units * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
@@ -244,15 +244,15 @@ def lazy_greedy_kernel(
     tiles = gram_blocks * (gram_blocks + 1) // 2
     arrived = tl.full([], 0, tl.int32)
     round_number = tl.full([], 0, tl.int32)
-    while tl.load(of_all + OPEN_SELECTIONS) > 0:
+    while tl.load(grid_state + OPEN_SELECTIONS) > 0:
         for unit in range(program, blocks * row_splits, programs):
             row_block = unit // row_splits
             number, block = segment_of(plan, row_block, segments, count, BLOCK_N, False, VARLEN)
             segment, first_row, length, segment_k, out_row, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
-            of_segment = state + number * STATE_COLUMNS
-            picks = tl.load(of_segment + PICKS)
+            segment_state = state + number * STATE_COLUMNS
+            picks = tl.load(segment_state + PICKS)
             if picks < segment_k:
                 last = _update(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
@@ -261,7 +261,7 @@ def lazy_greedy_kernel(
                     relevance + workspace_row if METHOD != "divprune" else None,
                     keys + workspace_row,
                     indices + out_row,
-                    tl.load(of_segment + PICKS_SEEN),
+                    tl.load(segment_state + PICKS_SEEN),
                     picks,
                     first_row,
                     block * BLOCK_N + tl.arange(0, BLOCK_N),
@@ -279,35 +279,35 @@ def lazy_greedy_kernel(
                     BLOCK_D,
                 )
                 if last:
-                    last = last_to_arrive(of_segment + ARRIVAL_COUNTER, tl.cdiv(length, BLOCK_N))
+                    last = last_to_arrive(segment_state + ARRIVAL_COUNTER, tl.cdiv(length, BLOCK_N))
                 if last:
                     choose_candidates(
                         keys + workspace_row,
                         candidate_rows + number * CANDIDATE_N,
-                        of_segment,
+                        segment_state,
                         length,
                         tl.where(round_number < max_rounds, max_candidates, 1),
                         PICKED,
                         0,
                     )
         arrived += programs
-        grid_barrier(of_all + LAZY_GREEDY_BARRIER, arrived)
+        grid_barrier(grid_state + LAZY_GREEDY_BARRIER, arrived)
         for unit in range(program, segments.to(tl.int64) * tiles * tile_splits, programs):
             tile = unit // tile_splits
             number = tile // tiles
             segment, first_row, length, segment_k, out_row, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
-            of_segment = state + number * STATE_COLUMNS
+            segment_state = state + number * STATE_COLUMNS
             # Nothing waits for the splits of a tile without candidates. They may read PICKS while it changes, but do
             # nothing either way.
-            if tl.load(of_segment + PICKS) < segment_k:
+            if tl.load(segment_state + PICKS) < segment_k:
                 last = gram_tile(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
                     stride_n,
                     reciprocal_norm + workspace_row,
                     candidate_rows + number * CANDIDATE_N,
-                    tl.load(of_segment + CANDIDATE_COUNT),
+                    tl.load(segment_state + CANDIDATE_COUNT),
                     gram + number * stride_g * stride_g,
                     stride_g,
                     tile % tiles,
@@ -321,10 +321,10 @@ def lazy_greedy_kernel(
                     BLOCK_D,
                 )
                 if last:
-                    last = last_to_arrive(of_segment + ARRIVAL_COUNTER, tiles)
+                    last = last_to_arrive(segment_state + ARRIVAL_COUNTER, tiles)
                 if last:
                     made = _pick_from_candidates(
-                        of_segment,
+                        segment_state,
                         relevance + workspace_row if METHOD != "divprune" else None,
                         keys + workspace_row,
                         candidate_rows + number * CANDIDATE_N,
@@ -342,7 +342,7 @@ def lazy_greedy_kernel(
                         WARPS,
                     )
                     if made == segment_k:
-                        tl.atomic_add(of_all + OPEN_SELECTIONS, -1, sem="relaxed")
+                        tl.atomic_add(grid_state + OPEN_SELECTIONS, -1, sem="relaxed")
         arrived += programs
-        grid_barrier(of_all + LAZY_GREEDY_BARRIER, arrived)
+        grid_barrier(grid_state + LAZY_GREEDY_BARRIER, arrived)
         round_number += 1
