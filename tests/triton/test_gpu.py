@@ -109,7 +109,7 @@ def test_a_captured_graph_serves_new_contents(operator):
         assert_equal(result, scored(operator)(*renewed))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_captured_segments_that_break_the_contract_are_left_out(method):
     select, fixed = scored(f"{method}_varlen"), given(f"{method}_varlen")
     expected = select(*fixed)
@@ -184,7 +184,7 @@ def test_another_shape_in_the_same_bucket_compiles_nothing(compilations):
         x = gaussian_tokens(items, count, depth, dtype=torch.bfloat16).cuda()
         weight = random_weight(items, count).cuda()
         sums = prefix_sums(count).cuda(), prefix_sums(k).cuda()
-        for method in METHODS:
+        for method in ALL_METHODS:
             scored(method)(*arguments(method, x, weight, k, lam))
             scored(f"{method}_varlen")(*varlen_arguments(method, x[0], weight[0], *sums, k, count, lam))
 
@@ -227,7 +227,7 @@ def test_tokens_off_a_whole_word_are_another_bucket(compilations, operator):
     assert_equal(scored(operator)(shifted, *others), scored(operator)(x, *others))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_rows_far_apart(method):
     x, weight = gaussian_tokens(5, 64, dtype=torch.bfloat16).cuda(), random_weight(5).cuda()
     apart = x.new_empty(2**32 + 64).as_strided((5, 64), (2**30, 1)).copy_(x)

@@ -363,7 +363,7 @@ def test_a_dot_product_that_overflows_where_the_sum_of_squares_did_not(backend, 
 @pytest.mark.parametrize(
     ("shape", "strides"), [((9, 8), (2**30, 1)), ((4, 7), (2**31 + 1, 1)), ((2, 3, 8), (2**32, 2**30, 1))]
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_rows_far_apart(backend, tmp_path, method, shape, strides):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(2**34 + 2**13)

@@ -128,6 +128,7 @@ def plan(
         max_seqlen: of a packed batch; None for a dense one.
 
     Example:
+        >>> import torch
         >>> from tokenprune_kernels.backends.triton import operators
         >>> operators.plan("divprune", (2880, 4096), torch.bfloat16).form
         'materialised'
