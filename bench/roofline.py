@@ -165,7 +165,7 @@ def split_pass_time(
     """
     blocks = -(-columns // block)
     # Candidate blocks that are updated with more picks than that do not split.
-    splits = configs.parts_of_depth(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
+    splits = configs.split_k(tiles, -(-depth // CHUNK), MULTIPROCESSORS) if blocks <= SPLIT_BLOCKS else 1
     time = tile_pass_time(
         tiles * splits,
         blocks * block + columns,
@@ -244,7 +244,7 @@ def table() -> str:
     stages_named = "norms + similarity pass + greedy loop, or norms + first pick + candidate blocks"
     lines = heading(("operator", "N, k", "form", stages_named, "together"))
     for method, items, count, k in SHOWN:
-        candidate_blocks = configs.candidates_win(method, count)
+        candidate_blocks = configs.lazy_greedy_wins(method, count)
         if candidate_blocks:
             stages = candidate_stages(method, count, k, SHOWN_DEPTH, configs.candidate_count(2, count))
         else:

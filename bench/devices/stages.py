@@ -3,49 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
-from unittest import mock
+from collections.abc import Iterator
 
-from tokenprune_kernels.backends.triton import configs, launch
+from bench.cases import Task
+from bench.inputs import PACKED
+from tokenprune_kernels.backends.triton import configs, operators, runtime
 
 # The kernels whose launches end each stage of a form; what comes before the first is counted into it.
 MATERIALISED = {"row norms": "row_norm_kernel", "similarity pass": "similarity_kernel", "greedy loop": "greedy_kernel"}
 OUTLIERS = {
     "row norms": "row_norm_kernel",
     "first pick": "outlier_kernel",
-    "candidate blocks": "candidate_kernel",
+    "candidate blocks": "lazy_greedy_kernel",
 }
 CANDIDATES = {**OUTLIERS, "first pick": "first_pick_kernel"}
 DPP = {"row norms": "row_norm_kernel", "picks": "dpp_kernel"}
 FORMS = (MATERIALISED, OUTLIERS, CANDIDATES, DPP)
 
 
-def launched(call: Callable[[], object]) -> list[str]:
-    """The names of the kernels that a call launches, none of which runs."""
-    names: list[str] = []
-    with mock.patch.object(launch, "_run", lambda kernel, *args, **options: names.append(kernel.__name__)):
-        call()
-    return names
-
-
-def stages_of(call: Callable[[], object]) -> dict[str, str]:
-    """The stages of the form in which a call selects; none where it launches no kernels, as on another backend."""
-    names = set(launched(call))
-    return next((form for form in FORMS if set(form.values()) <= names), {})
+def stages_of(task: Task) -> dict[str, str]:
+    """The stages of the form in which a call selects, and the kernel that ends each."""
+    packed = task.tokens.layout == PACKED
+    planned = operators.plan(
+        task.method,
+        task.x.shape,
+        task.x.dtype,
+        segments=len(task.tokens.ks) if packed else None,
+        max_seqlen=task.tokens.longest if packed else None,
+    )
+    return next(form for form in FORMS if set(form.values()) <= set(planned.kernels))
 
 
 @contextlib.contextmanager
 def launches_up_to(last: str, stages: dict[str, str]) -> Iterator[None]:
     """Leaves out the launches of the kernels after the given one; what these would have written is not written."""
     later = list(stages.values())[list(stages.values()).index(last) + 1 :]
-    run = launch._run
-
-    def run_unless_later(kernel: Any, *args: Any, **options: Any) -> None:
-        if kernel.__name__ not in later:
-            run(kernel, *args, **options)
-
-    with mock.patch.object(launch, "_run", run_unless_later):
+    with runtime.settings(skipped_kernels=frozenset(later)):
         yield
 
 

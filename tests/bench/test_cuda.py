@@ -133,45 +133,36 @@ def test_a_case_has_a_row_for_every_implementation(tokens, method):
 
 @INTERPRETED
 @pytest.mark.parametrize("tokens", [SMALL, TINY_PACKED], ids=lambda tokens: tokens.layout)
-@pytest.mark.parametrize("form", ["materialised", "candidates"])
+@pytest.mark.parametrize("form", ["materialised", "lazy_greedy"])
 @pytest.mark.parametrize("method", ["divprune", "idpruner"])
-def test_a_stage_leaves_out_the_launches_after_it(backend, tokens, form, method):
-    from tokenprune_kernels.backends.triton import launch
+def test_a_stage_leaves_out_the_launches_after_it(backend, monkeypatch, tokens, form, method):
+    from tokenprune_kernels.backends.triton import runtime
 
     given = task(Case(tokens, method, torch.bfloat16))
     call = peers.operator(given)
     blocks = stages.OUTLIERS if method == "divprune" else stages.CANDIDATES
-    with launch.forced(form):
-        found = stages.stages_of(lambda: call(given.x))
-        assert found == (stages.MATERIALISED if form == "materialised" else blocks)
-        expected = list(found.values())
-        for last in expected:
-            with stages.launches_up_to(last, found):
-                names = launched_beneath(lambda: call(given.x))
-            packed = tokens.layout == inputs.PACKED
-            assert names == ["plan_kernel"] * packed + expected[: expected.index(last) + 1]
+    names, launch = [], runtime.launch
 
+    class Named:
+        """Stands for a kernel. Its launches are recorded, and nothing runs."""
 
-def launched_beneath(call):
-    """The kernels that reach the backend's launcher through what ``launches_up_to`` has put in its place."""
-    from tokenprune_kernels.backends.triton import launch
-
-    names = []
-    filtering = launch._run
-
-    class Kernel:
         def __init__(self, kernel):
             self.__name__ = kernel.__name__
 
         def __getitem__(self, grid):
-            return lambda *given, **options: names.append(self.__name__)
+            return lambda **given: names.append(self.__name__)
 
-    launch._run = lambda kernel, *given, **options: filtering(Kernel(kernel), *given, **options)
-    try:
-        call()
-    finally:
-        launch._run = filtering
-    return names
+    monkeypatch.setattr(runtime, "launch", lambda kernel, *given, **options: launch(Named(kernel), *given, **options))
+    with runtime.settings(form=form):
+        found = stages.stages_of(given)
+        assert found == (stages.MATERIALISED if form == "materialised" else blocks)
+        expected = list(found.values())
+        for last in expected:
+            names.clear()
+            with stages.launches_up_to(last, found):
+                call(given.x)
+            packed = tokens.layout == inputs.PACKED
+            assert names == ["plan_kernel"] * packed + expected[: expected.index(last) + 1]
 
 
 @INTERPRETED
@@ -179,17 +170,17 @@ def launched_beneath(call):
     ("method", "form"),
     [
         ("divprune", "materialised"),
-        ("divprune", "candidates"),
+        ("divprune", "lazy_greedy"),
         ("dpp", None),
     ],
 )
 def test_a_row_has_the_stages_of_the_form_that_ran(backend, monkeypatch, method, form):
-    from tokenprune_kernels.backends.triton import launch
+    from tokenprune_kernels.backends.triton import runtime
 
     monkeypatch.setattr(cuda, "LEAST_SAMPLES", 1)
     monkeypatch.setattr(Host, "copies", lambda self, x: [x])
     made = measure.Benchmark(Host(), Budget(1e9))
-    with launch.forced(form):
+    with runtime.settings(form=form):
         made.measure_one(Case(SMALL, method, torch.bfloat16), peers.OPERATOR, cuda.GRAPH, {})
     (only,) = made.rows
     assert only.correct is True
@@ -205,7 +196,7 @@ def test_a_row_has_the_stages_of_the_form_that_ran(backend, monkeypatch, method,
 
 
 def test_a_time_stays_where_its_stages_cannot_be_told_apart(monkeypatch):
-    monkeypatch.setattr(cuda, "stages_of", lambda call: stages.MATERIALISED)
+    monkeypatch.setattr(cuda, "stages_of", lambda given: stages.MATERIALISED)
     monkeypatch.setattr(cuda, "launches_up_to", lambda last, stages: 1 / 0)
     made = measure.Benchmark(Host(), Budget(1e9))
     made.measure_one(Case(SMALL, "divprune", torch.bfloat16), peers.OPERATOR, cuda.GRAPH, {})

@@ -89,15 +89,15 @@ def modelled(method, count, depth=DEPTH):
 
 @pytest.mark.parametrize("method", ["divprune", "mmr", "idpruner"])
 def test_the_thresholds_between_the_forms_are_those_of_the_model(method):
-    threshold = configs.CANDIDATES_FROM[method]
+    threshold = configs.LAZY_GREEDY_FROM[method]
     for count in (threshold, 2 * threshold, configs.LARGEST_COUNT):
         materialised, candidates = modelled(method, count)
         assert candidates <= 1.01 * materialised
-        assert configs.candidates_win(method, count)
+        assert configs.lazy_greedy_wins(method, count)
     for count in (576, threshold // 2, threshold * 3 // 4 // 64 * 64):
         materialised, candidates = modelled(method, count)
         assert materialised <= 1.05 * candidates
-        assert not configs.candidates_win(method, count)
+        assert not configs.lazy_greedy_wins(method, count)
 
 
 def test_the_stages_of_the_materialised_form():
@@ -118,9 +118,9 @@ def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
     split = roofline.materialised_stages(576, 58, DEPTH)["similarity pass"]
     whole = roofline.tile_pass_time(45, 128, DEPTH)
     assert split < whole
-    assert configs.parts_of_depth(45, 4, roofline.MULTIPROCESSORS) == 4
-    assert configs.parts_of_depth(roofline.MULTIPROCESSORS, 4, roofline.MULTIPROCESSORS) == 1
-    assert configs.parts_of_depth(1, configs.MOST_PARTS + 1, roofline.MULTIPROCESSORS) == 1
+    assert configs.split_k(45, 4, roofline.MULTIPROCESSORS) == 4
+    assert configs.split_k(roofline.MULTIPROCESSORS, 4, roofline.MULTIPROCESSORS) == 1
+    assert configs.split_k(1, configs.MAX_SPLITS + 1, roofline.MULTIPROCESSORS) == 1
 
 
 def test_depth_is_modelled_to_be_split_where_it_is():
@@ -131,7 +131,7 @@ def test_depth_is_modelled_to_be_split_where_it_is():
     assert kernels.CHUNK.value == roofline.CHUNK
     few, many = (roofline.split_pass_time(45, DEPTH, columns=columns) for columns in (128, 129))
     assert many > 2 * few
-    deep = roofline.CHUNK * (configs.MOST_PARTS + 1)
+    deep = roofline.CHUNK * (configs.MAX_SPLITS + 1)
     assert roofline.split_pass_time(45, deep) == roofline.tile_pass_time(45, 128, deep)
 
 
@@ -167,5 +167,5 @@ def test_every_prediction_shown_is_in_the_form_that_the_backend_takes():
     lines = roofline.table().splitlines()[2:]
     assert len(lines) == len(roofline.SHOWN)
     for line, (method, items, count, _) in zip(lines, roofline.SHOWN, strict=True):
-        assert (" candidate blocks " in line) == configs.candidates_win(method, count)
+        assert (" candidate blocks " in line) == configs.lazy_greedy_wins(method, count)
         assert line.startswith(f"| `{method}` | {'64 x ' if items == 64 else ''}{count:,}, k = ")

@@ -7,7 +7,7 @@ import torch
 
 from tests.support.block_sizes import PLAIN, BlockSizes, block_sizes, scored, with_broken_rows
 from tests.support.inputs import (
-    ALL_METHODS,
+    METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -36,7 +36,7 @@ def test_bfloat16_alone_is_multiplied_in_tiles():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_other_dtypes_have_the_bits_of_avx512(method, dtype):
     x, weight = clustered_tokens(200, 1_600, clusters=30).to(dtype), random_weight(200)
     mine = scored(method, x, weight, 150)
@@ -45,7 +45,7 @@ def test_other_dtypes_have_the_bits_of_avx512(method, dtype):
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 # D with and without a remainder of an instruction and of a chunk, and rows with and without one of a tile.
 @pytest.mark.parametrize(
     ("count", "depth"), [(2, 5), (17, 1), (33, 31), (40, 33), (16, 512), (32, 513), (65, 1000), (90, 64)]
@@ -54,7 +54,7 @@ def test_judged(method, count, depth):
     judged(method, gaussian_tokens(count, depth).bfloat16(), random_weight(count), count)
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_ties_go_to_the_lowest_index(method):
     x, weight = exact_tokens(70, 32, non_zeros=16).bfloat16(), exact_weight(method, 70)
     assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 70)), oracle(method, x, weight, 70)[0])
@@ -74,7 +74,7 @@ def test_ties_go_to_the_lowest_index(method):
 )
 def test_every_block_size_gives_the_same_bits(sizes, tokens):
     x = tokens().bfloat16()
-    for method in ALL_METHODS:
+    for method in METHODS:
         weight = random_weight(len(x))
         expected = scored(method, x, weight, 60)
         with block_sizes(sizes):
@@ -96,7 +96,7 @@ def test_every_number_of_threads_gives_the_same_bits(threads):
     results = []
     for count in (1, 2, 3):
         threads(count)
-        results.append([scored(method, x, weight, 30) for method in ALL_METHODS])
+        results.append([scored(method, x, weight, 30) for method in METHODS])
     for result in results[1:]:
         for mine, theirs in zip(result, results[0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

@@ -7,7 +7,7 @@ import torch
 
 from tests.support.block_sizes import COUNT, NEVER, PLAIN, BlockSizes, block_sizes, scored, with_broken_rows
 from tests.support.inputs import (
-    ALL_METHODS,
+    METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -64,7 +64,7 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tokens", INPUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
@@ -79,7 +79,7 @@ def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
 
 
 @pytest.mark.parametrize("sizes", [*SIZES, BlockSizes()], ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_size_matches_the_oracle(method, sizes):
     with block_sizes(sizes):
         for tokens in ("gaussian", "clustered", "noise with an outlier"):
@@ -91,7 +91,7 @@ def test_every_size_matches_the_oracle(method, sizes):
         )
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tokens", [gaussian_tokens, lambda *shape: clustered_tokens(*shape, clusters=40)])
 def test_sizes_and_threads_in_full_size(threads, method, tokens):
     x, weight = tokens(1_400, 64), random_weight(1_400)

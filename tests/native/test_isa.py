@@ -10,8 +10,8 @@ import torch
 
 from tests.support.block_sizes import COUNT, scored, with_broken_rows
 from tests.support.inputs import (
-    ALL_METHODS,
     DTYPES,
+    METHODS,
     arguments,
     clustered_tokens,
     exact_tokens_for,
@@ -47,7 +47,7 @@ def isa(request):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("count", "depth"), [(17, 1), (33, 31), (40, 33), (65, 1_000), (20, 2_100)])
 def test_judged(isa, method, count, depth, dtype):
     judged(method, gaussian_tokens(count, depth).to(dtype), random_weight(count), count)
@@ -55,7 +55,7 @@ def test_judged(isa, method, count, depth, dtype):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_clusters_and_broken_rows(isa, method, dtype):
     judged(method, clustered_tokens(200, 40, clusters=20).to(dtype), random_weight(200), 60)
     judged(method, with_broken_rows().to(dtype), random_weight(COUNT), COUNT)
@@ -63,7 +63,7 @@ def test_clusters_and_broken_rows(isa, method, dtype):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_ties_go_to_the_lowest_index(isa, method, dtype):
     x, weight = exact_tokens_for(method, 70, 32, non_zeros=16).to(dtype), exact_weight(method, 70)
     assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 70)), oracle(method, x, weight, 70)[0])
@@ -91,7 +91,7 @@ def different_results(isas, dtype):
     results = []
     for isa in isas:
         with instruction_set(isa):
-            found = [scored(method, x, weight, 60) for method in ALL_METHODS]
+            found = [scored(method, x, weight, 60) for method in METHODS]
         results.append(tuple(tensor.numpy().tobytes() for result in found for tensor in result))
     return len(set(results))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.inputs import ALL_METHODS, arguments, gaussian_tokens, ops, random_weight
+from tests.support.inputs import METHODS, arguments, gaussian_tokens, ops, random_weight
 from tests.support.subprocess import python
 
 SOURCES = Path(__file__).parent.parent.parent / "csrc" / "cpu" / "threads"
@@ -40,7 +40,7 @@ def test_stress(tmp_path, sanitizer):
     assert (result.stdout, result.returncode) == ("done\n", 0), result.stderr[-3000:]
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_many_threads_may_call_at_once(method, threads):
     threads(2)
     given = [

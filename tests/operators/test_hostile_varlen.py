@@ -5,17 +5,22 @@ selected as if alone; only where the workspace is at its limit, those that overl
 raises instead: test_varlen.py.)
 """
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import INTERPRETED
-from tests.support.forms import METHODS_WITH_FORMS as METHODS
+from tests.support.forms import METHODS_WITH_FORMS
 from tests.support.inputs import arguments, gaussian_tokens, ops, random_weight
 from tests.support.varlen import HOSTILE, select
 
-launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
+operators = pytest.importorskip(
+    "tokenprune_kernels.backends.triton.operators", reason="the Triton backend needs triton"
+)
+runtime = pytest.importorskip("tokenprune_kernels.backends.triton.runtime", reason="the Triton backend needs triton")
 
 pytestmark = pytest.mark.parametrize(
     "backend",
@@ -68,9 +73,8 @@ def placed(segments, starts, rows, method, max_seqlen):
     longest = min(rows, max_seqlen)
     if longest == 0:
         return
-    count = len(starts) - 1
-    form = launch._form(method, longest, launch._needed_rows(count, rows, longest))
-    room = launch._ragged_capacity(form, count, rows, longest)
+    planned = operators.plan(method, (rows, 8), torch.float32, segments=len(starts) - 1, max_seqlen=max_seqlen)
+    room = planned.capacity
     for segment in segments:
         room -= -(-segment[1] // 4)
         if room >= 0:
@@ -94,25 +98,23 @@ def check(method, x, weight, starts, kept, total_k, max_seqlen):
 
 
 FORMS = [
-    *(("materialised", method) for method in METHODS),
-    ("candidates", "divprune"),
-    ("candidates at the limit", "idpruner"),
+    *(("materialised", method) for method in METHODS_WITH_FORMS),
+    ("lazy_greedy", "divprune"),
+    ("lazy_greedy at the limit", "idpruner"),
 ]
 
 
 @pytest.fixture
-def force(monkeypatch):
+def force():
     """Forces a form, with room for all segments at their longest unless it is at the limit."""
+    with contextlib.ExitStack() as stack:
 
-    def set_form(form):
-        name, _, at_the_limit = form.partition(" ")
-        launch.FORM.set(name)
-        if at_the_limit:
-            monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
+        def set_form(form):
+            name, _, at_the_limit = form.partition(" ")
+            limit = {"workspace_limit": 1} if at_the_limit else {}
+            stack.enter_context(runtime.settings(form=name, **limit))
 
-    token = launch.FORM.set(None)
-    yield set_form
-    launch.FORM.reset(token)
+        yield set_form
 
 
 @pytest.mark.parametrize(("form", "method"), FORMS)
@@ -150,7 +152,7 @@ def test_any_contents_at_all(backend, starts, kept, data):
     in_order = data.draw(st.sampled_from(["neither", "cu_seqlens", "cu_k"]))
     starts = [0, *(sorted(starts) if in_order == "cu_seqlens" else starts)]
     kept = [0, *(sorted(kept) if in_order == "cu_k" else kept)][: len(starts)]
-    method = data.draw(st.sampled_from(METHODS))
+    method = data.draw(st.sampled_from(METHODS_WITH_FORMS))
     check(method, gaussian_tokens(ROWS, 8), random_weight(ROWS), starts, kept, TOTAL_K, MAX_SEQLEN)
 
 
@@ -162,14 +164,13 @@ def test_a_segment_after_many_that_overlap_is_right(backend):
     assert indices.tolist() == [first, -1] * 4 + [first, last]
 
 
-@pytest.mark.parametrize("name", ["materialised", "candidates"])
-def test_segments_that_overlap_beyond_a_workspace_at_its_limit_are_left_out(backend, monkeypatch, name):
-    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", 1)
+@pytest.mark.parametrize("name", ["materialised", "lazy_greedy"])
+def test_segments_that_overlap_beyond_a_workspace_at_its_limit_are_left_out(backend, name):
     x = gaussian_tokens(12, 8)
     starts = torch.tensor([0, 12] * 10, dtype=torch.int32)
-    with launch.forced(name):
+    with runtime.settings(form=name, workspace_limit=1):
         indices = ops.divprune_varlen(x, starts, torch.arange(20, dtype=torch.int32), 19, 12)
-    room = launch._needed_rows(19, 12, 12) // 3
+        room = operators.plan("divprune", x.shape, x.dtype, segments=19, max_seqlen=12).capacity // 3
     assert 1 < room < 10
     first = ops.divprune(x, 1).item()
     assert indices.tolist() == [first if s % 2 == 0 and s < 2 * room else -1 for s in range(19)]

@@ -9,7 +9,7 @@ import python_ref
 from tokenprune_kernels import methods
 from tokenprune_kernels.verify import verify_trace
 
-METHODS = ALL_METHODS = tuple(methods.METHODS)
+METHODS = tuple(methods.METHODS)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT_DTYPES = (*DTYPES, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")

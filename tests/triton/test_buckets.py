@@ -1,4 +1,4 @@
-"""That the buckets of `launch._run` are what Triton compiles for, told by Triton's own key, without a GPU."""
+"""That the buckets of `runtime.launch` are what Triton compiles for, told by Triton's own key, without a GPU."""
 
 import collections
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from tests.support.inputs import ALL_METHODS, arguments
+from tests.support.inputs import METHODS, arguments
 from tests.support.varlen import varlen_arguments
 
 triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import make_backend  # noqa: E402
 from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
-from tokenprune_kernels.backends.triton import kernels, launch  # noqa: E402
+from tokenprune_kernels.backends.triton import kernels, operators, runtime  # noqa: E402
 
 KERNELS = tuple(name for name in kernels.__all__ if name.endswith("_kernel"))
 
@@ -62,10 +62,8 @@ def buckets(monkeypatch):
     for name in KERNELS:
         monkeypatch.setattr(kernels, name, Recorder(getattr(kernels, name), keys))
     recorded = Buckets(keys)
-    monkeypatch.setattr(launch, "_compiled", recorded)
-    token = launch.FORM.set(None)
+    monkeypatch.setattr(runtime, "_compiled", recorded)
     yield recorded
-    launch.FORM.reset(token)
     assert all(len(each) == 1 for each in recorded.keys_of.values()), "Triton would compile in a known bucket"
     assert all(len(each) == 1 for each in recorded.buckets_of.values()), "a new bucket would compile nothing"
 
@@ -86,7 +84,7 @@ def int32(draw, count):
     return torch.zeros(count + 1, dtype=torch.int32)[draw.choice([0, 1]) :][:count]
 
 
-def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
+def test_a_bucket_is_what_is_compiled(buckets, force, monkeypatch):
     draw = random.Random(0)
     for _ in range(1_000):
         count, depth = draw.choice([1, 2, 15, 16, 17, 64, 65, 256]), draw.choice([1, 7, 8, 16, 33, 64, 80, 128])
@@ -94,22 +92,22 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
         x = tokens(draw, (*items, count, depth), draw.choice([torch.float16, torch.bfloat16, torch.float32]))
         weight = tokens(draw, (*items, count), draw.choice([torch.bfloat16, torch.float32, torch.float64]))
         method, overload, lam = (
-            draw.choice(ALL_METHODS),
+            draw.choice(METHODS),
             draw.choice(["default", "scores"]),
             draw.choice([0.0, 0.3, 1.0]),
         )
-        monkeypatch.setattr(launch, "WORKSPACE_LIMIT", draw.choice([2**30, 8 * count**2, 1]))
-        launch.FORM.set(draw.choice([None, "materialised", "candidates"]))
+        limit = draw.choice([2**30, 8 * count**2, 1])
+        force(workspace_limit=limit, form=draw.choice([None, "materialised", "lazy_greedy"]))
         multiprocessors = draw.choice([1, 132])
-        monkeypatch.setattr(launch, "_multiprocessors", lambda device, number=multiprocessors: number)
+        monkeypatch.setattr(runtime, "multiprocessors", lambda device, number=multiprocessors: number)
         if items or draw.random() < 0.5:
             k = draw.choice([1, min(count, 16), count])
-            launch.operator(method, overload)(*arguments(method, x, weight, k, lam))
+            operators.operator(method, overload)(*arguments(method, x, weight, k, lam))
         else:
             segments = draw.choice([1, 2, 16, 129]) + 1
             sizes = draw.choice([1, 16, 17]), draw.choice([1, 16, count, 2**31 + 5])
             sums = int32(draw, segments), int32(draw, segments)
-            launch.operator(f"{method}_varlen", overload)(*varlen_arguments(method, x, weight, *sums, *sizes, lam))
+            operators.operator(f"{method}_varlen", overload)(*varlen_arguments(method, x, weight, *sums, *sizes, lam))
     assert len(buckets.keys_of) > 100
     assert {bucket[0] for bucket in buckets.keys_of} == set(KERNELS)
 
@@ -117,16 +115,16 @@ def test_a_bucket_is_what_is_compiled(buckets, monkeypatch):
 def test_wide_strides_are_a_bucket_of_their_own(buckets):
     for stride in (64, 2**31 - 8, 2**31, 2**34, 2**35 + 8):
         for shape, strides in (((5, 64), (stride, 1)), ((2, 5, 64), (stride, 64, 1))):
-            launch.operator("divprune", "default")(torch.empty_strided(shape, strides, device="meta"), 2)
+            operators.operator("divprune", "default")(torch.empty_strided(shape, strides, device="meta"), 2)
     similarity = {bucket for bucket in buckets.keys_of if bucket[0] == "similarity_kernel"}
     assert len(similarity) > 2
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
-def test_the_number_of_segments_makes_no_bucket(buckets, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_segments_makes_no_bucket(buckets, force, method):
     x, weight = torch.zeros(64, 64, dtype=torch.bfloat16), torch.zeros(64)
-    launch.FORM.set("candidates")
+    force(form="lazy_greedy")
     for segments in (1, 4_097):
         sums = torch.zeros(segments + 1, dtype=torch.int32)
-        launch.operator(f"{method}_varlen", "default")(*varlen_arguments(method, x, weight, sums, sums, 9, 64))
+        operators.operator(f"{method}_varlen", "default")(*varlen_arguments(method, x, weight, sums, sums, 9, 64))
     assert len({bucket[0] for bucket in buckets.keys_of}) == len(buckets.keys_of)

@@ -59,3 +59,16 @@ def test_a_negative_relevance_counts_as_zero_without_an_error(backend):
 def test_a_row_without_a_kernel_entry_does_not_scale_the_others(backend, first):
     x = torch.tensor([[first, 0.0], [1.0, 0.0], [0.6, 0.8]])
     judged("dpp", x, torch.tensor([1e25, 1.0, 1.5]), 3)
+
+
+def test_a_batch_in_slices_is_the_batch_at_once(backend):
+    if backend == "native":
+        pytest.skip("the native backend has no slices")
+    from tokenprune_kernels.backends.triton import operators, runtime
+
+    x, relevance = gaussian_tokens(3, 9, 8), random_weight(3, 9)
+    expected = ops.dpp.scores(x, relevance, 4)
+    with runtime.settings(workspace_limit=1):
+        assert operators.plan("dpp", x.shape, x.dtype).slice_items == 1
+        for mine, theirs in zip(ops.dpp.scores(x, relevance, 4), expected, strict=True):
+            assert torch.equal(mine, theirs)

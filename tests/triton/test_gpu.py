@@ -9,10 +9,10 @@ import torch
 
 import tokenprune_kernels
 from tests.conftest import INTERPRETED
-from tests.support.forms import METHODS_WITH_FORMS as METHODS
+from tests.support.forms import METHODS_WITH_FORMS
 from tests.support.inputs import (
-    ALL_METHODS,
     DTYPES,
+    METHODS,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -26,7 +26,7 @@ from tokenprune_kernels.verify import verify_trace
 
 triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
 
-from tokenprune_kernels.backends.triton import kernels, launch  # noqa: E402
+from tokenprune_kernels.backends.triton import kernels, runtime  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 KERNELS = tuple(getattr(kernels, name) for name in kernels.__all__ if name.endswith("_kernel"))
-OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in ALL_METHODS]
+OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in METHODS]
 
 # One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64 above 64.
 DEPTH, ROWS, LONGEST, TOTAL_K = 256, 1_200, 600, 50
@@ -89,7 +89,7 @@ def compilations(monkeypatch):
     """What Triton compiles during the test, as if it had compiled nothing before."""
     compiled = []
     monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", lambda **kernel: compiled.append(kernel["repr"]))
-    monkeypatch.setattr(launch, "_compiled", set())
+    monkeypatch.setattr(runtime, "_compiled", set())
     for kernel in KERNELS:
         monkeypatch.setattr(kernel, "device_caches", collections.defaultdict(kernel.create_binder))
     return compiled
@@ -260,7 +260,7 @@ def test_torch_compile_replays_graphs(operator):
     ("count", "depth", "k", "non_zeros"), [(576, 4_096, 58, 256), (2_880, 4_096, 288, 64), (16_384, 64, 40, 16)]
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 def test_it_agrees_with_the_native_backend_where_similarities_are_exact(method, dtype, count, depth, k, non_zeros):
     x, weight = exact_tokens(count, depth, non_zeros=non_zeros, dtype=dtype), exact_weight(method, count)
     expected = scored(method)(*arguments(method, x, weight, k))
@@ -271,7 +271,7 @@ def test_it_agrees_with_the_native_backend_where_similarities_are_exact(method, 
 
 @pytest.mark.parametrize("count", [576, 2_880])
 @pytest.mark.parametrize("spread", ["gaussian", "clustered"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 def test_the_trace_is_right_at_full_size(method, spread, count):
     depth, k = 4_096, count // 10
     x = gaussian_tokens(count, depth) if spread == "gaussian" else clustered_tokens(count, depth, 32)
@@ -284,24 +284,24 @@ def test_the_trace_is_right_at_full_size(method, spread, count):
 def similarities(monkeypatch, x, config=None):
     """The bits of the similarities of all rows of x, int32 ``[N, N]``, in the workspace of the greedy kernel."""
     workspaces = []
-    run = launch._run
+    run = runtime.launch
 
     def recorded(kernel, programs, tensors, *rest, **options):
         workspaces.append(tensors.get("similarity"))
         run(kernel, programs, tensors, *rest, **options)
 
     with monkeypatch.context() as recording:
-        recording.setattr(launch, "_run", recorded)
-        recording.setattr(launch, "candidates_win", lambda *_: False)
+        recording.setattr(runtime, "launch", recorded)
+        recording.setattr(configs, "lazy_greedy_wins", lambda *_: False)
         if config is not None:
-            recording.setattr(launch, "similarity_config", lambda *_: config)
+            recording.setattr(configs, "similarity_config", lambda *_: config)
         torch.ops.tokenprune.divprune(x, 1)
     return workspaces[-1][: len(x), : len(x)].view(torch.int32)
 
 
 def runnable_configurations(dtype, aligned=True):
     """The rows of the table that fit, and each with another step along D."""
-    architecture = launch._architecture(torch.device("cuda", torch.cuda.current_device()))
+    architecture = runtime.architecture(torch.device("cuda", torch.cuda.current_device()))
     fitting = [
         config
         for config in configs.SIMILARITY
@@ -327,17 +327,17 @@ def test_similarities_are_one_function_of_two_rows(monkeypatch, dtype, depth):
     assert torch.equal(similarities(monkeypatch, unaligned), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_configuration_gives_the_same_bits(monkeypatch, method, dtype):
     x, weight = gaussian_tokens(700, 1_040, dtype=dtype).cuda(), random_weight(700).cuda()
     expected = scored(method)(*arguments(method, x, weight, 700))
     for config in runnable_configurations(dtype):
-        monkeypatch.setattr(launch, "similarity_config", lambda *_, config=config: config)
+        monkeypatch.setattr(configs, "similarity_config", lambda *_, config=config: config)
         assert_equal(scored(method)(*arguments(method, x, weight, 700)), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 def test_every_greedy_block_gives_the_same_bits(method):
     count, capacity = 300, configs.LARGEST_COUNT
     x, weight = torch.zeros(capacity, 64, dtype=torch.bfloat16), random_weight(capacity)
@@ -352,10 +352,10 @@ def test_every_greedy_block_gives_the_same_bits(method):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("items", [1, 2])
-def test_a_batch_in_slices_is_the_batch_at_once(monkeypatch, operator, items):
+def test_a_batch_in_slices_is_the_batch_at_once(force, operator, items):
     tensors = given(operator)
     expected = scored(operator)(*tensors)
-    monkeypatch.setattr(launch, "WORKSPACE_LIMIT", items * 4 * LONGEST**2)
+    force(workspace_limit=items * 4 * LONGEST**2)
     assert_equal(scored(operator)(*tensors), expected)
 
 
@@ -377,24 +377,22 @@ def test_runs_side_by_side_do_not_disturb_each_other(operator):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("depth", [1_040, 1_001, 64])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_form_gives_the_same_bits(monkeypatch, method, dtype, depth):
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
+def test_every_form_gives_the_same_bits(force, method, dtype, depth):
     x, weight = gaussian_tokens(700, depth, dtype=dtype).cuda(), random_weight(700).cuda()
     x[::50] = x[0]
     x[3], weight[7] = torch.nan, torch.inf
-    with launch.forced("materialised"):
-        expected = scored(method)(*arguments(method, x, weight, 700))
-    with launch.forced("candidates"):
-        for room, rounds in ((None, 2**31 - 1), (40, 2**31 - 1), (64, 1)):
-            monkeypatch.setattr(launch, "CANDIDATE_ROOM", room)
-            monkeypatch.setattr(launch, "CANDIDATE_ROUNDS", rounds)
-            assert_equal(scored(method)(*arguments(method, x, weight, 700)), expected)
+    force(form="materialised")
+    expected = scored(method)(*arguments(method, x, weight, 700))
+    for rounds in ({}, {"max_candidates": 40}, {"max_candidates": 64, "max_rounds": 1}):
+        force(form="lazy_greedy", **rounds)
+        assert_equal(scored(method)(*arguments(method, x, weight, 700)), expected)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_candidate_blocks_in_a_captured_graph(operator):
+def test_lazy_greedy_in_a_captured_graph(operator):
     fixed = given(operator)
-    with launch.forced("candidates"):
+    with runtime.settings(form="lazy_greedy"):
         scored(operator)(*fixed)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -404,14 +402,14 @@ def test_candidate_blocks_in_a_captured_graph(operator):
         renew(fixed, renewed)
         for _ in range(3):
             graph.replay()
-        with launch.forced("materialised"):
+        with runtime.settings(form="materialised"):
             assert_equal(result, scored(operator)(*renewed))
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_candidate_blocks_side_by_side(operator):
+def test_lazy_greedy_side_by_side(operator):
     tensors = [given(operator, seed) for seed in range(4)]
-    with launch.forced("candidates"):
+    with runtime.settings(form="lazy_greedy"):
         expected = [scored(operator)(*each) for each in tensors]
         streams = [torch.cuda.Stream() for _ in tensors]
         torch.cuda.synchronize()
@@ -426,17 +424,17 @@ def test_candidate_blocks_side_by_side(operator):
 
 
 @pytest.mark.parametrize("programs", [1, 2, 7])
-@pytest.mark.parametrize("method", METHODS)
-def test_candidate_blocks_on_any_number_of_multiprocessors(monkeypatch, method, programs):
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
+def test_lazy_greedy_on_any_number_of_multiprocessors(monkeypatch, method, programs):
     tensors = given(method)
-    with launch.forced("candidates"):
+    with runtime.settings(form="lazy_greedy"):
         expected = scored(method)(*tensors)
-        monkeypatch.setattr(launch, "_multiprocessors", lambda device: programs)
+        monkeypatch.setattr(runtime, "multiprocessors", lambda device: programs)
         assert_equal(scored(method)(*tensors), expected)
 
 
 @pytest.mark.parametrize("count", [24_209, 65_536])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 def test_more_rows_than_the_greedy_kernel_holds(method, count):
     x, weight = exact_tokens(count, 64, non_zeros=16, dtype=torch.bfloat16), exact_weight(method, count)
     expected = scored(method)(*arguments(method, x, weight, 40))
@@ -445,7 +443,7 @@ def test_more_rows_than_the_greedy_kernel_holds(method, count):
         assert torch.equal(mine.cpu(), theirs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 def test_memory_is_linear_in_the_rows(method):
     count, depth = 262_144, 64
     x, weight = torch.randn(count, depth, device="cuda").bfloat16(), torch.rand(count, device="cuda")

@@ -1,4 +1,4 @@
-"""The kernels that wait for their grid, with several programs that take turns at random."""
+"""The kernels with a cooperative launch, run as several programs that are interleaved at random."""
 
 import functools
 import inspect
@@ -10,34 +10,35 @@ import pytest
 import torch
 
 from tests.support.forms import assert_equal, given
-from tests.support.inputs import ALL_METHODS, gaussian_tokens, ops, random_weight
+from tests.support.inputs import METHODS, gaussian_tokens, ops, random_weight
 from tests.support.varlen import prefix_sums, varlen_arguments
 
-launch = pytest.importorskip("tokenprune_kernels.backends.triton.launch", reason="the Triton backend needs triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter", reason="the Triton backend needs triton")
 tl = pytest.importorskip("triton.language", reason="the Triton backend needs triton")
+
+from tokenprune_kernels.backends.triton import configs, kernels, runtime  # noqa: E402
 
 pytestmark = [
     pytest.mark.interpret,
     pytest.mark.parametrize("backend", [pytest.param(("triton", "cpu"), id="triton")], indirect=True),
 ]
 
-MOST_TURNS = 2_000
-# How often another program has its turn after one of these.
-SHARES = {"create_atomic_rmw": 1.0, "create_masked_store": 0.2}
+MAX_SWITCHES = 2_000
+# How likely another program goes on after one of these.
+SWITCH_PROBABILITY = {"create_atomic_rmw": 1.0, "create_masked_store": 0.2}
 
 
-class Turns:
-    """Lets one of some threads run at a time, which one a seed decides."""
+class Scheduler:
+    """Lets one of several threads run at a time. A seed decides which."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.changed = threading.Condition()
-        self.running, self.turn, self.taken, self.error = [], None, 0, None
+        self.running, self.current, self.switches, self.error = [], None, 0, None
         self.here = threading.local()
 
     def run(self, programs, run_program):
-        self.running, self.turn = list(range(programs)), None
+        self.running, self.current = list(range(programs)), None
         threads = [threading.Thread(target=self._run, args=(each, run_program)) for each in range(programs)]
         for thread in threads:
             thread.start()
@@ -59,18 +60,18 @@ class Turns:
 
     def next(self):
         with self.changed:
-            self.taken += 1
-            self.turn = self.random.choice(self.running) if self.running else None
+            self.switches += 1
+            self.current = self.random.choice(self.running) if self.running else None
             self.changed.notify_all()
 
     def wait(self):
         with self.changed:
-            self.changed.wait_for(lambda: self.turn == self.here.number)
-        if self.error is not None or self.taken > MOST_TURNS:
-            raise self.error or RuntimeError("programs wait for one another for ever")
+            self.changed.wait_for(lambda: self.current == self.here.number)
+        if self.error is not None or self.switches > MAX_SWITCHES:
+            raise self.error or RuntimeError("programs wait for one another forever")
 
     def pause(self):
-        """Called by the program whose turn it is, which goes on when it is its turn again."""
+        """Called by the running program. It goes on when it is chosen again."""
         if getattr(self.here, "number", None) is not None:
             place = interpreter.interpreter_builder.grid_idx
             self.next()
@@ -78,19 +79,19 @@ class Turns:
             interpreter.interpreter_builder.set_grid_idx(*place)
 
 
-class SideBySide:
+class Interleaved:
     """A kernel all of whose programs run once the last one is called."""
 
-    def __init__(self, kernel, turns):
+    def __init__(self, kernel, scheduler):
         functools.update_wrapper(self, kernel)
         self.__signature__, self.__globals__ = inspect.signature(kernel), kernel.__globals__
-        self.kernel, self.turns, self.places = kernel, turns, []
+        self.kernel, self.scheduler, self.places = kernel, scheduler, []
 
     def __call__(self, **given):
         builder = interpreter.interpreter_builder
         self.places.append(builder.grid_idx)
         if len(self.places) == builder.grid_dim[0]:
-            self.turns.run(len(self.places), lambda number: self.run(number, given))
+            self.scheduler.run(len(self.places), lambda number: self.run(number, given))
 
     def run(self, number, given):
         interpreter.interpreter_builder.set_grid_idx(*self.places[number])
@@ -99,8 +100,8 @@ class SideBySide:
 
 @pytest.fixture
 def inside_tensors(monkeypatch):
-    """Has every address that a kernel loads from or stores to looked up in the tensors of its launch."""
-    extents, run = [], launch._run
+    """Checks that every address that a kernel loads from or stores to is in a tensor of its launch."""
+    extents, run = [], runtime.launch
 
     def recorded(kernel, programs, tensors, *rest, **options):
         extents[:] = [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors.values() if t is not None]
@@ -117,110 +118,107 @@ def inside_tensors(monkeypatch):
         return on_addresses
 
     builder = type(interpreter.interpreter_builder)
-    monkeypatch.setattr(launch, "_run", recorded)
+    monkeypatch.setattr(runtime, "launch", recorded)
     for name, mask_at in {"create_masked_load": 1, "create_masked_store": 2, "create_atomic_rmw": 3}.items():
         monkeypatch.setattr(builder, name, checked(getattr(builder, name), mask_at))
 
 
 @pytest.fixture
-def side_by_side(monkeypatch, inside_tensors):
-    """Has kernels that wait for their grid run as so many programs, whose turns a seed decides."""
+def interleaved(monkeypatch, inside_tensors):
+    """Runs kernels with a cooperative launch as several programs. A seed decides how they are interleaved."""
     prepare, builder = interpreter.GridExecutor.__init__, type(interpreter.interpreter_builder)
 
     def set_programs(programs, seed):
-        turns = Turns(seed)
+        scheduler = Scheduler(seed)
 
-        def prepare_side_by_side(self, kernel, *rest):
+        def prepare_interleaved(self, kernel, *rest):
             prepare(self, kernel, *rest)
-            self.fn = SideBySide(self.fn, turns)
+            self.fn = Interleaved(self.fn, scheduler)
 
-        def pausing(operation, share):
+        def pausing(operation, probability):
             def with_pause(*operands):
                 result = operation(*operands)
-                if turns.random.random() < share:
-                    turns.pause()
+                if scheduler.random.random() < probability:
+                    scheduler.pause()
                 return result
 
             return with_pause
 
-        monkeypatch.setattr(launch, "_multiprocessors", lambda _: programs)
-        monkeypatch.setattr(launch, "_grid_that_waits", lambda *_: (programs, {}))
-        monkeypatch.setattr(interpreter.GridExecutor, "__init__", prepare_side_by_side)
-        for name, share in SHARES.items():
-            monkeypatch.setattr(builder, name, pausing(getattr(builder, name), share))
-        return turns
+        monkeypatch.setattr(runtime, "multiprocessors", lambda _: programs)
+        monkeypatch.setattr(runtime, "cooperative_grid", lambda *_: (programs, {}))
+        monkeypatch.setattr(interpreter.GridExecutor, "__init__", prepare_interleaved)
+        for name, probability in SWITCH_PROBABILITY.items():
+            monkeypatch.setattr(builder, name, pausing(getattr(builder, name), probability))
+        return scheduler
 
     return set_programs
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["gaussian", "duplicates", "some non-finite"])
-@pytest.mark.parametrize(("programs", "parts"), [(2, 1), (4, 2)])
-def test_programs_take_turns(backend, side_by_side, monkeypatch, method, kind, programs, parts):
+@pytest.mark.parametrize(("programs", "splits"), [(2, 1), (4, 2)])
+def test_interleaved_programs_give_the_same_bits(backend, interleaved, monkeypatch, method, kind, programs, splits):
     x, weight = given(kind, 140)
-    x = torch.cat([x, x.new_ones(140, 1_024)], dim=-1) if parts > 1 and method != "dpp" else x
+    x = torch.cat([x, x.new_ones(140, 1_024)], dim=-1) if splits > 1 and method != "dpp" else x
     given_arguments = varlen_arguments(method, x, weight, prefix_sums(70, 0, 70), prefix_sums(6, 0, 4), 10, 100)
-    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
-    with launch.forced("candidates"):
+    with runtime.settings(form="lazy_greedy", max_candidates=4):
         expected = getattr(ops, f"{method}_varlen").scores(*given_arguments)
-        monkeypatch.setattr(launch, "parts_of_depth", lambda *_: parts)
-        turns = side_by_side(programs, seed=programs)
+        monkeypatch.setattr(configs, "split_k", lambda *_: splits)
+        scheduler = interleaved(programs, seed=programs)
         assert_equal(getattr(ops, f"{method}_varlen").scores(*given_arguments), expected)
-    assert turns.taken > 50
+    assert scheduler.switches > 50
 
 
-@pytest.mark.parametrize("form", ["materialised", "candidates"])
-def test_parts_of_tiles_are_summed_in_order(backend, side_by_side, monkeypatch, form):
+@pytest.mark.parametrize("form", ["materialised", "lazy_greedy"])
+def test_splits_of_tiles_are_summed_in_order(backend, interleaved, monkeypatch, form):
     # Without relevance a score is a similarity, to the last bit.
     given_arguments = gaussian_tokens(70, 2_056, dtype=torch.bfloat16), random_weight(70), 20, 0.0
-    with launch.forced(form):
+    with runtime.settings(form=form):
         expected = ops.mmr.scores(*given_arguments)
-        monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 3)
-        turns = side_by_side(4, seed=1)
+        monkeypatch.setattr(configs, "split_k", lambda *_: 3)
+        scheduler = interleaved(4, seed=1)
         assert_equal(ops.mmr.scores(*given_arguments), expected)
-    assert turns.taken > 10
+    assert scheduler.switches > 10
 
 
 @pytest.mark.parametrize("split_blocks", [2, 1])
-def test_picks_are_taken_in_a_part_of_the_depth_at_a_time(backend, side_by_side, monkeypatch, split_blocks):
-    # Relevance decides, so that a round takes in all 70 picks of the one before: two blocks of them.
+def test_rows_are_updated_with_split_k(backend, interleaved, monkeypatch, split_blocks):
+    # Relevance decides, so that a round updates with all 70 picks of the one before: two blocks of them.
     given_arguments = gaussian_tokens(150, 2_056, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99
-    with launch.forced("materialised"):
+    with runtime.settings(form="materialised"):
         expected = ops.mmr.scores(*given_arguments)
-    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 70)
-    monkeypatch.setattr(launch, "parts_of_depth", lambda *_: 3)
-    for module in (launch.kernels, launch.kernels.candidates):
+    monkeypatch.setattr(configs, "split_k", lambda *_: 3)
+    for module in (kernels, kernels.lazy_greedy):
         monkeypatch.setattr(module, "SPLIT_BLOCKS", tl.constexpr(split_blocks))
-    side_by_side(4, seed=1)
-    with launch.forced("candidates"):
+    interleaved(4, seed=1)
+    with runtime.settings(form="lazy_greedy", max_candidates=70):
         assert_equal(ops.mmr.scores(*given_arguments), expected)
 
 
 def test_the_search_for_the_first_pick_widens(backend, monkeypatch):
     x = gaussian_tokens(500, 16, seed=1)
-    with launch.forced("materialised"):
+    with runtime.settings(form="materialised"):
         first = ops.divprune.scores(x, 1)
-    found, choose = [], launch.kernels.outliers.choose
+    found, choose = [], kernels.first_pick.choose_candidates
 
     def recorded(*given):
         candidates, top = choose(*given)
         found.append((int(given[4].handle.data.item()), int(candidates.handle.data.item())))
         return candidates, top
 
-    monkeypatch.setattr(launch.kernels.outliers, "choose", recorded)
-    with launch.forced("candidates"):
+    monkeypatch.setattr(kernels.first_pick, "choose_candidates", recorded)
+    with runtime.settings(form="lazy_greedy"):
         assert_equal(ops.divprune.scores(x, 1), first)
     # The third time, fewer candidates are found than fit a block: another block of them is left empty.
     assert found == [(64, 55), (64, 62), (128, 20), (256, 0)]
 
 
-def test_programs_that_do_not_wait_are_found_out(backend, side_by_side, monkeypatch):
+def test_programs_that_do_not_wait_are_found_out(backend, interleaved, monkeypatch):
     x, weight = given("gaussian", 140)
-    monkeypatch.setattr(launch, "CANDIDATE_ROOM", 4)
-    with launch.forced("candidates"):
+    with runtime.settings(form="lazy_greedy", max_candidates=4):
         expected = ops.mmr(x, weight, 12)
-        monkeypatch.setattr(launch.kernels.candidates, "grid_barrier", interpreter.InterpretedFunction(_go_on))
-        side_by_side(4, seed=1)
+        monkeypatch.setattr(kernels.lazy_greedy, "grid_barrier", interpreter.InterpretedFunction(_go_on))
+        interleaved(4, seed=1)
         try:
             result = ops.mmr(x, weight, 12)
         except interpreter.InterpreterError:
@@ -228,5 +226,5 @@ def test_programs_that_do_not_wait_are_found_out(backend, side_by_side, monkeypa
         assert not torch.equal(result, expected)
 
 
-def _go_on(arrivals, target):
+def _go_on(arrival_counter, target):
     pass

@@ -14,7 +14,8 @@ if triton.knobs.runtime.interpret:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tokenprune_kernels.backends.triton import configs, kernels, launch  # noqa: E402
+from tokenprune_kernels.backends.triton import configs, kernels, operators, runtime  # noqa: E402
+from tokenprune_kernels.backends.triton.forms import base, materialised  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
 POINTERS = {
@@ -32,7 +33,7 @@ UNALIGNED = {"ALIGNMENT": 1, "VARLEN": True}
 
 
 def compiled(kernel, architecture, tensors, constants, **options):
-    """The kernel as `launch` would have it compiled, with 16-byte aligned tensors of the given dtypes."""
+    """The kernel as `runtime.launch` would have it compiled, with 16-byte aligned tensors of the given dtypes."""
     pointers = {name: POINTERS[dtype] for name, dtype in tensors.items()}
     signature, constexprs, attributes = {}, {}, {}
     for position, name in enumerate(kernel.arg_names):
@@ -46,7 +47,7 @@ def compiled(kernel, architecture, tensors, constants, **options):
             signature[name] = "fp32" if name.endswith("_weight") else "i32"
     target = architecture if isinstance(architecture, GPUTarget) else GPUTarget("cuda", architecture, 32)
     source = ASTSource(kernel, signature, constexprs, attributes)
-    return triton.compile(source, target=target, options=launch.OPTIONS | options)
+    return triton.compile(source, target=target, options=runtime.OPTIONS | options)
 
 
 @functools.cache
@@ -68,8 +69,8 @@ def registers(code):
 
 
 def similarity_tensors(dtype, plan):
-    workspaces = dict.fromkeys(("reciprocal_norm", "similarity", "row_maximum", "partials"), torch.float32)
-    return {"x": dtype, "tickets": torch.int32} | workspaces | ({"plan": torch.int64} if plan else {})
+    workspaces = dict.fromkeys(("reciprocal_norm", "similarity", "row_maximum", "partial_sums"), torch.float32)
+    return {"x": dtype, "arrival_counters": torch.int32} | workspaces | ({"plan": torch.int64} if plan else {})
 
 
 def similarity_kernel(config, architecture, dtype, depth, layout):
@@ -77,7 +78,7 @@ def similarity_kernel(config, architecture, dtype, depth, layout):
         kernels.similarity_kernel,
         architecture,
         similarity_tensors(dtype, "plan" not in layout),
-        launch.similarity_constants(config, depth, "divprune") | layout,
+        materialised.similarity_constants(config, depth, "divprune") | layout,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
@@ -96,7 +97,7 @@ def configurations():
 
 @pytest.mark.parametrize(("architecture", "config", "dtype"), list(configurations()))
 def test_similarity_pass(machine_code, architecture, config, dtype):
-    kernel = similarity_kernel(config, architecture, dtype, min(4096, config.largest_depth), ALIGNED)
+    kernel = similarity_kernel(config, architecture, dtype, min(4096, config.largest_d), ALIGNED)
     code = machine_code(kernel)
     tensor_core_products = len(re.findall(TENSOR_CORE[architecture], code))
     if dtype == torch.float32:
@@ -128,12 +129,12 @@ def test_similarity_pass_of_an_odd_layout(machine_code, architecture, dtype, dep
 def greedy_kernel(architecture, block_n, method):
     config = configs.greedy_config(block_n)
     tile = configs.similarity_config(2, block_n, 4096, architecture, aligned=True)
-    tensors = dict.fromkeys(("similarity", "row_maximum", "reciprocal_norm", "importance", "scores"), torch.float32)
+    tensors = dict.fromkeys(("similarity", "row_maximum", "reciprocal_norm", "relevance", "scores"), torch.float32)
     return compiled(
         kernels.greedy_kernel,
         architecture,
         tensors | {"indices": torch.int64},
-        launch.greedy_constants(block_n, tile, method, with_scores=True) | {"VARLEN": False, "plan": None},
+        materialised.greedy_constants(block_n, tile, method, with_scores=True) | {"VARLEN": False, "plan": None},
         num_warps=config.num_warps,
     )
 
@@ -142,8 +143,8 @@ GREEDY_BLOCKS = [
     (method, block_n)
     for method in ("divprune", "mmr", "idpruner")
     for block_n in (64, *sorted({config.block_n for config in configs.GREEDY}))
-    # From half as many rows on, others are selected from by candidate blocks.
-    if not configs.candidates_win(method, block_n // 2 + 1) or method == "divprune"
+    # From half as many rows on, the other methods take the lazy greedy form.
+    if not configs.lazy_greedy_wins(method, block_n // 2 + 1) or method == "divprune"
 ]
 
 
@@ -195,18 +196,18 @@ def test_the_chunk_is_the_one_that_bounds_the_truncation():
 
 
 def grid_kernel(kernel, architecture, dtype, layout, depth, method, candidates):
-    """The outlier search, or the candidate blocks, as `launch` would have them compiled."""
-    config = configs.candidate_config(dtype.itemsize, architecture, aligned=layout is ALIGNED)
+    """The outlier search, or the lazy greedy kernel, as `runtime.launch` would have it compiled."""
+    config = configs.lazy_greedy_config(dtype.itemsize, architecture, aligned=layout is ALIGNED)
     tensors = {"x": dtype, "reciprocal_norm": torch.float32, "indices": torch.int64, "scores": torch.float32}
-    tensors |= dict.fromkeys(("keys", "chosen", "state", "outlier_keys"), torch.int32) | {"gram": torch.float32}
-    constants = launch.candidate_constants(config, depth) | {"WITH_SCORES": True, "CANDIDATE_N": candidates} | layout
-    if kernel is kernels.candidate_kernel:
-        tensors |= {"partials": torch.float32, "tickets": torch.int32}
+    tensors |= dict.fromkeys(("keys", "candidate_rows", "state", "outlier_keys"), torch.int32) | {"gram": torch.float32}
+    constants = base.tile_constants(config, depth) | {"WITH_SCORES": True, "CANDIDATE_N": candidates} | layout
+    if kernel is kernels.lazy_greedy_kernel:
+        tensors |= {"partial_sums": torch.float32, "arrival_counters": torch.int32}
         constants |= {"METHOD": method, "WARPS": config.num_warps}
-        constants |= {"importance": None} if method == "divprune" else {}
-        tensors |= {} if method == "divprune" else {"importance": torch.float32}
+        constants |= {"relevance": None} if method == "divprune" else {}
+        tensors |= {} if method == "divprune" else {"relevance": torch.float32}
     tensors |= {} if "plan" in layout else {"plan": torch.int64}
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | launch.GRID_OPTIONS
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | runtime.COOPERATIVE_OPTIONS
     return config, compiled(kernel, architecture, tensors, constants, **options)
 
 
@@ -219,8 +220,8 @@ def grid_kernels():
                 )
                 forms = [
                     (kernels.outlier_kernel, "divprune", counts[-1]),
-                    (kernels.candidate_kernel, "divprune", counts[0]),
-                    (kernels.candidate_kernel, "mmr", counts[-1]),
+                    (kernels.lazy_greedy_kernel, "divprune", counts[0]),
+                    (kernels.lazy_greedy_kernel, "mmr", counts[-1]),
                 ]
                 for kernel, method, candidates in forms:
                     element = str(dtype).removeprefix("torch.")
@@ -235,24 +236,24 @@ SHARED_MEMORY, RESERVED_SHARED_MEMORY, REGISTERS = 100 * 1_024, 1_024, 65_536
 @pytest.mark.parametrize(
     ("kernel", "architecture", "dtype", "layout", "depth", "method", "candidates"), list(grid_kernels())
 )
-def test_kernels_that_wait_for_their_grid(machine_code, kernel, architecture, dtype, layout, depth, method, candidates):
+def test_cooperative_kernels(machine_code, kernel, architecture, dtype, layout, depth, method, candidates):
     config, binary = grid_kernel(kernel, architecture, dtype, layout, depth, method, candidates)
     code = machine_code(binary)
     # The same products as in the similarity pass: another instruction could round otherwise.
     assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
     assert not re.search(LOCAL_MEMORY, code)
     assert not (architecture == 90 and re.search(r"\bHMMA\.", code))
-    assert_programs_may_wait(binary, code, config)
+    assert_cooperative(binary, code, config)
 
 
-def assert_programs_may_wait(binary, code, config):
+def assert_cooperative(binary, code, config):
     assert registers(code) <= config.registers
     assert binary.metadata.shared <= config.shared_memory
     assert binary.metadata.launch_cooperative_grid
-    # All programs have to be resident at once, or those that wait never end.
+    # All programs have to be resident at once, or a barrier never ends.
     assert config.programs * config.num_warps * 32 * -(-registers(code) // 8) * 8 <= REGISTERS
     assert config.programs * (binary.metadata.shared + RESERVED_SHARED_MEMORY) <= SHARED_MEMORY
-    # Whoever has waited reads what others wrote from the cache that all share.
+    # After a barrier, a program reads what others wrote from the cache that all share.
     assert re.search(r"\bATOMG\.E\.ADD\.STRONG\.GPU\b", code)
     assert "CCTL.IVALL" in code
     assert not re.search(r"\bLDG\.\S*CONSTANT", code)
@@ -261,7 +262,7 @@ def assert_programs_may_wait(binary, code, config):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["mmr", "idpruner"])
 def test_first_pick(machine_code, architecture, method):
-    tensors = {"reciprocal_norm": torch.float32, "importance": torch.float32, "scores": torch.float32}
+    tensors = {"reciprocal_norm": torch.float32, "relevance": torch.float32, "scores": torch.float32}
     tensors |= {"state": torch.int32, "indices": torch.int64}
     constants = {"METHOD": method, "WITH_SCORES": True, "VARLEN": False, "plan": None}
     code = machine_code(compiled(kernels.first_pick_kernel, architecture, tensors, constants))
@@ -274,7 +275,7 @@ def test_row_norms(architecture, dtype):
     kernel = compiled(
         kernels.row_norm_kernel,
         architecture,
-        {"x": dtype, "weight": torch.float64, "reciprocal_norm": torch.float32, "importance": torch.float32},
+        {"x": dtype, "weight": torch.float64, "reciprocal_norm": torch.float32, "relevance": torch.float32},
         {"HAS_WEIGHT": True} | ALIGNED,
     )
     code = kernel.asm["sass"]
@@ -285,7 +286,7 @@ def test_row_norms(architecture, dtype):
 @pytest.mark.parametrize("layout", [ALIGNED, UNALIGNED], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_row_norms_are_summed_by_pairs(layout, dtype):
-    tensors = {"x": dtype, "weight": torch.float64, "reciprocal_norm": torch.float32, "importance": torch.float32}
+    tensors = {"x": dtype, "weight": torch.float64, "reciprocal_norm": torch.float32, "relevance": torch.float32}
     plan = {} if "plan" in layout else {"plan": torch.int64}
     kernel = compiled(kernels.row_norm_kernel, 90, tensors | plan, {"HAS_WEIGHT": True} | layout)
     # Only a sum of two terms has one result in every layout.
@@ -301,7 +302,7 @@ def test_plan(architecture):
         architecture,
         {"cu_seqlens": torch.int32, "cu_k": torch.int32, "plan": torch.int64},
         {"UNIT_N": 64, "TRIANGULAR": True, "BLOCK_S": 128},
-        **launch.PLAN_OPTIONS,
+        **operators.PLAN_OPTIONS,
     )
     assert not re.search(LOCAL_MEMORY, kernel.asm["sass"])
 
@@ -325,15 +326,15 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     taken = {configs.greedy_config(2**power) for power in range(4, 15)}
     assert taken == set(configs.GREEDY)
     taken = {
-        configs.candidate_config(size, architecture, aligned)
+        configs.lazy_greedy_config(size, architecture, aligned)
         for size in (2, 4)
         for architecture in ARCHITECTURES
         for aligned in (True, False)
     }
-    assert taken == set(configs.CANDIDATES)
+    assert taken == set(configs.LAZY_GREEDY)
     taken = {configs.candidate_count(size, count) for size in (2, 4) for count in (1, 1_536, 1_537, 8_192, 8_193)}
     assert taken == {row.candidates for row in configs.CANDIDATE_COUNTS}
-    tables = configs.SIMILARITY, configs.GREEDY, configs.CANDIDATES, configs.CANDIDATE_COUNTS
+    tables = configs.SIMILARITY, configs.GREEDY, configs.LAZY_GREEDY, configs.CANDIDATE_COUNTS
     assert all(row.reason for table in tables for row in table)
 
 
@@ -342,21 +343,21 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
 @pytest.mark.parametrize(("layout", "depth"), [(ALIGNED, 4_096), (UNALIGNED, 1_001)], ids=["aligned", "odd"])
 def test_dpp(machine_code, architecture, dtype, layout, depth):
     config = configs.dpp_config(dtype.itemsize)
-    tensors = dict.fromkeys(("reciprocal_norm", "importance", "gains", "factor", "scores"), torch.float32)
-    tensors |= dict.fromkeys(("ballots", "indices"), torch.int64) | dict.fromkeys(
-        ("relevance_keys", "arrivals"), torch.int32
+    tensors = dict.fromkeys(("reciprocal_norm", "relevance", "gains", "factor", "scores"), torch.float32)
+    tensors |= dict.fromkeys(("packed_picks", "indices"), torch.int64) | dict.fromkeys(
+        ("max_root_keys", "arrival_counter"), torch.int32
     )
     kernel = compiled(
         kernels.dpp_kernel,
         architecture,
         tensors | {"x": dtype} | ({} if "plan" in layout else {"plan": torch.int64}),
-        launch.candidate_constants(config, depth) | {"WITH_SCORES": True} | layout,
+        base.tile_constants(config, depth) | {"WITH_SCORES": True} | layout,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **launch.GRID_OPTIONS,
+        **runtime.COOPERATIVE_OPTIONS,
     )
     code = machine_code(kernel)
     if layout is ALIGNED:
         assert re.search(r"\b(?:LDGSTS|LDG)\.\S*128", code)
     assert not re.search(LOCAL_MEMORY, code)
-    assert_programs_may_wait(kernel, code, config)
+    assert_cooperative(kernel, code, config)

@@ -29,31 +29,38 @@ def unavailable(device_type: str) -> str | None:
 
 def operator(name: str, overload: str) -> Callable[..., Any]:
     """The Triton form of an operator."""
-    return _launch().operator(name, overload)
+    return _module("operators").operator(name, overload)
 
 
 def set_workspace_limit(size: int) -> int:
-    """Sets how many bytes of similarities the backend holds at a time; returns the limit until then.
+    """Sets how many bytes of similarities the backend holds at a time, in this process. Returns the limit before.
 
-    A batch that needs more is worked through in slices, of one item at least. An item or a ragged batch that needs more
-    is selected from by candidate blocks, whose memory is linear in the number of rows. The picks are the same, to the
-    bit. Partial sums, where there are too few tiles for the chip, are not counted; they take at most half a MiB a
-    multiprocessor. At first the limit is 1 GiB, or what the environment variable ``TOKENPRUNE_WORKSPACE_LIMIT`` says.
+    A batch that needs more is worked through in slices of at least one item. If a single item, or a packed batch, needs
+    more, the lazy greedy form selects from it, whose memory is linear in the number of rows. The picks are the same, to
+    the bit. Partial sums of split-K are not counted: they take at most half a MiB a multiprocessor. At first the limit
+    is 1 GiB, or what the environment variable ``TOKENPRUNE_WORKSPACE_LIMIT`` says.
 
     Args:
         size: in bytes, at least 1.
 
+    Returns:
+        The limit before, in bytes.
+
     Raises:
         ValueError: size is below 1.
         TypeError: size is no int.
+
+    Example:
+        >>> from tokenprune_kernels.backends.triton import set_workspace_limit
+        >>> before = set_workspace_limit(2**28)
+        >>> set_workspace_limit(before)
+        268435456
     """
     if not isinstance(size, int) or isinstance(size, bool):
         raise TypeError(f"set_workspace_limit: expected size to be an int, got {type(size).__name__}")
     if size < 1:
         raise ValueError(f"set_workspace_limit: expected size to be at least 1, got {size}")
-    launch = _launch()
-    before, launch.WORKSPACE_LIMIT = launch.WORKSPACE_LIMIT, size
-    return int(before)
+    return int(_module("runtime").set_default(workspace_limit=size).workspace_limit)
 
 
 def warmup(
@@ -63,7 +70,7 @@ def warmup(
     methods: Iterable[str] = tuple(METHODS),
     device: torch.device | str = "cuda",
 ) -> None:
-    """Compiles ahead what selections from items of the given shapes need, packed ones included.
+    """Compiles in advance what selections from items of the given shapes need, packed ones included.
 
     Kernels are compiled for buckets of shapes, at the first call of each. Inside a CUDA graph capture nothing is ever
     compiled: a bucket that is met there for the first time raises RuntimeError.
@@ -83,27 +90,32 @@ def warmup(
         >>> tokenprune_kernels.warmup([(576, 4096)], methods=["divprune"])  # doctest: +SKIP
     """
     shapes, methods = list(shapes), list(methods)
+    *names, last_name = METHODS
     for method in methods:
-        if method not in ("divprune", "mmr", "idpruner", "dpp"):
-            raise ValueError(f"warmup: methods: expected divprune, mmr, idpruner or dpp, got {method!r}")
-    for count, depth in shapes:
-        if min(count, depth) < 1:
-            raise ValueError(f"warmup: shapes: expected N and D of at least 1, got {(count, depth)}")
-        x = torch.ones(count, depth, dtype=dtype, device=device)
-        sums = torch.tensor([0, count], dtype=torch.int32, device=device)
-        kept = torch.tensor([0, 1], dtype=torch.int32, device=device)
+        if method not in METHODS:
+            raise ValueError(f"warmup: methods: expected {', '.join(names)} or {last_name}, got {method!r}")
+    operators, runtime = _module("operators"), _module("runtime")
+    for count, d in shapes:
+        if min(count, d) < 1:
+            raise ValueError(f"warmup: shapes: expected N and D of at least 1, got {(count, d)}")
+        x = torch.ones(count, d, dtype=dtype, device=device)
+        cu_seqlens = torch.tensor([0, count], dtype=torch.int32, device=device)
+        cu_k = torch.tensor([0, 1], dtype=torch.int32, device=device)
         for method in methods:
-            all_weights = (
-                [()] if method == "divprune" else [(x.new_ones(count, dtype=d),) for d in {dtype, torch.float32}]
-            )
-            for weights, overload in itertools.product(all_weights, ("default", "scores")):
-                for form in _launch().forms_of(method, count):
-                    with _launch().forced(form):
-                        operator(method, overload)(x, *weights, 1)
-                        operator(f"{method}_varlen", overload)(x, *weights, sums, kept, 1, count)
+            dtypes = {dtype} if METHODS[method].weight is None else {dtype, torch.float32}
+            for weight_dtype, overload in itertools.product(dtypes, ("default", "scores")):
+                weight = x.new_ones(count, dtype=weight_dtype)
+                for form in operators.forms_of(method, count):
+                    with runtime.settings(form=form):
+                        arguments = METHODS[method].arguments
+                        operator(method, overload)(*arguments(x, weight, (1,), 0.5))
+                        operator(f"{method}_varlen", overload)(*arguments(x, weight, (cu_seqlens, cu_k, 1, count), 0.5))
 
 
 @functools.cache
-def _launch() -> Any:
-    """Imported at the first use: importing triton takes a while, and kernels are bound to the interpreter then."""
-    return importlib.import_module(".launch", __package__)
+def _module(name: str) -> Any:
+    """A module of this package, imported at its first use.
+
+    Importing triton takes a while. Kernels are bound to the interpreter, or not, at that time.
+    """
+    return importlib.import_module(f".{name}", __package__)

@@ -1,7 +1,7 @@
 """Launch knobs as data: tiles, warps and stages by dtype, N, D, alignment and device, each with its reason.
 
-A configuration may change how work is cut, never the order in which a similarity is summed. No row is tuned: none has
-been timed on a GPU yet. ``registers`` (per thread) and ``shared_memory`` (bytes per block) are ceilings that the
+A configuration may change how work is divided, never the order in which a similarity is summed. No row is tuned: none
+has been timed on a GPU yet. ``registers`` (per thread) and ``shared_memory`` (bytes per block) are ceilings that the
 machine code is tested against.
 """
 
@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LARGEST_COUNT = 16_384
-"""The most rows of one item that the greedy kernel holds in registers."""
+"""The greedy kernel holds the keys of this many rows in registers at most."""
 
-CANDIDATES_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
-"""From so many rows on, candidate blocks are taken to be faster: modelled by bench/roofline.py, never measured.
+LAZY_GREEDY_FROM = {"divprune": 6_144, "mmr": 2_048, "idpruner": 2_048}
+"""From this number of rows on, the lazy greedy form is expected to be faster: modelled by bench/roofline.py, never
+measured.
 
-DivPrune has to search for its first pick as well, which the materialised form finds on the way. Where no row stands
-out, in noise, that takes several times as long as the model says, for which there is a margin of a quarter.
+The lazy greedy form of DivPrune has to search for its first pick, which the materialised form reads off its
+similarities. In noise the search takes several times as long as modelled. The threshold has a margin of a quarter.
 """
 
-
-MOST_PARTS = 8
-"""Into so many parts D is split at most."""
+MAX_SPLITS = 8
+"""Split-K divides D into this many splits at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SimilarityConfig:
 
     element_sizes: tuple[int, ...]
     largest_count: int = LARGEST_COUNT
-    largest_depth: float = math.inf
+    largest_d: float = math.inf
     oldest_architecture: int = 80
     needs_alignment: bool = False
     block_n: int = 64
@@ -47,7 +47,7 @@ class SimilarityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyConfig:
-    """The greedy loop over up to ``block_n`` rows, held by one block of ``num_warps`` warps."""
+    """The greedy loop over up to ``block_n`` rows, by one program of ``num_warps`` warps."""
 
     block_n: int
     num_warps: int
@@ -56,10 +56,10 @@ class GreedyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateConfig:
-    """The tile of the outlier search and of the candidate blocks, as above.
+class CooperativeConfig:
+    """The tile of a kernel with a cooperative launch: outlier search, lazy greedy, DPP.
 
-    ``programs`` are those of a multiprocessor that are resident at once.
+    ``programs`` is how many programs are resident on one multiprocessor at once.
     """
 
     element_sizes: tuple[int, ...]
@@ -77,7 +77,7 @@ class CandidateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateCount:
-    """How many candidates a round has."""
+    """How many candidates a lazy greedy round has at most."""
 
     element_sizes: tuple[int, ...]
     largest_count: float = math.inf
@@ -89,7 +89,7 @@ class CandidateCount:
 SIMILARITY = (
     SimilarityConfig(
         element_sizes=(2,),
-        largest_depth=64,
+        largest_d=64,
         num_stages=1,
         shared_memory=20_000,
         reason="all of D is one block: nothing to load ahead of",
@@ -125,8 +125,8 @@ SIMILARITY = (
 )
 
 GREEDY = (
-    # A step's latency is the fixed part that sm_90's machine code states (cycles of one warp, loads and barriers aside)
-    # and what does not shrink with more warps: an L2 hit, 3 barriers, 2 reductions of a warp.
+    # Cycles of a step, from the machine code for sm_90: those of one warp without loads and barriers. More warps do not
+    # shorten the rest: an L2 hit, 3 barriers, 2 reductions of a warp.
     GreedyConfig(block_n=512, num_warps=4, registers=64, reason="4 rows a thread: 203 cycles a step"),
     GreedyConfig(
         block_n=4_096,
@@ -138,9 +138,8 @@ GREEDY = (
     GreedyConfig(block_n=LARGEST_COUNT, num_warps=32, registers=64, reason="16 rows a thread, all a block can have"),
 )
 
-
-CANDIDATES = (
-    CandidateConfig(
+LAZY_GREEDY = (
+    CooperativeConfig(
         element_sizes=(2,),
         oldest_architecture=90,
         needs_alignment=True,
@@ -148,14 +147,14 @@ CANDIDATES = (
         programs=2,
         reason="two programs hide each other's latencies; spills on sm_80 and without 16-byte loads",
     ),
-    CandidateConfig(
+    CooperativeConfig(
         element_sizes=(2,),
         needs_alignment=True,
         block_d=32,
         reason="conservative: fits every device, with registers to spare",
     ),
-    CandidateConfig(element_sizes=(2,), block_d=16, reason="the addresses of single elements take many registers"),
-    CandidateConfig(
+    CooperativeConfig(element_sizes=(2,), block_d=16, reason="the addresses of single elements take many registers"),
+    CooperativeConfig(
         element_sizes=(4,),
         block_d=16,
         num_stages=1,
@@ -163,12 +162,12 @@ CANDIDATES = (
     ),
 )
 
-# Blocks of few rows: a turn reads each of them once, and small ones keep more of the chip busy.
+# A step reads each block once. Small blocks keep more of the chip busy.
 DPP = (
-    CandidateConfig(
-        element_sizes=(2,), block_n=16, num_warps=4, programs=2, reason="a turn waits for memory, not for products"
+    CooperativeConfig(
+        element_sizes=(2,), block_n=16, num_warps=4, programs=2, reason="a step waits for memory, not for products"
     ),
-    CandidateConfig(
+    CooperativeConfig(
         element_sizes=(4,),
         block_n=16,
         num_stages=1,
@@ -179,28 +178,30 @@ DPP = (
 
 CANDIDATE_COUNTS = (
     CandidateCount(
-        element_sizes=(2,), largest_count=1_536, candidates=256, reason="a wider block saves no round of so few rows"
+        element_sizes=(2,), largest_count=1_536, candidates=256, reason="for few rows, more candidates save no round"
     ),
     CandidateCount(
         element_sizes=(2,),
         largest_count=8_192,
         candidates=512,
-        reason="its 36 tiles, in parts of D, are one wave, as the 10 of half the block are, and it takes fewer rounds",
+        reason="512 candidates are 36 tiles: with split-K one wave, like the 10 tiles of 256, and fewer rounds",
     ),
     CandidateCount(
-        element_sizes=(2,), candidates=1_024, reason="a round reads all of x from memory: the fewer, the better"
+        element_sizes=(2,), candidates=1_024, reason="a round reads all of x from memory, so fewer rounds are better"
     ),
-    CandidateCount(element_sizes=(4,), candidates=256, reason="float32 products are slow: comparing has to stay cheap"),
+    CandidateCount(
+        element_sizes=(4,), candidates=256, reason="float32 products are slow, so the Gram matrix has to stay small"
+    ),
 )
 
 
-def similarity_config(element_size: int, count: int, depth: int, architecture: int, aligned: bool) -> SimilarityConfig:
+def similarity_config(element_size: int, count: int, d: int, architecture: int, aligned: bool) -> SimilarityConfig:
     """The first fitting row of the table.
 
     Args:
         element_size: bytes of an element of x.
         count: N, or the longest segment.
-        depth: D.
+        d: D.
         architecture: the device's compute capability, such as 90 for sm_90.
         aligned: whether rows can be loaded 16 bytes at a time.
     """
@@ -209,51 +210,56 @@ def similarity_config(element_size: int, count: int, depth: int, architecture: i
         for config in SIMILARITY
         if element_size in config.element_sizes
         and count <= config.largest_count
-        and depth <= config.largest_depth
+        and d <= config.largest_d
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
     )
 
 
 def greedy_config(block_n: int) -> GreedyConfig:
-    """The first row of the table that holds so many rows."""
+    """The first row of the table that holds ``block_n`` rows."""
     return next(config for config in GREEDY if block_n <= config.block_n)
 
 
-def candidate_config(element_size: int, architecture: int, aligned: bool) -> CandidateConfig:
-    """The first fitting row of the table; arguments as above."""
+def lazy_greedy_config(element_size: int, architecture: int, aligned: bool) -> CooperativeConfig:
+    """The first fitting row of the table. The arguments are those of `similarity_config`."""
     return next(
         config
-        for config in CANDIDATES
+        for config in LAZY_GREEDY
         if element_size in config.element_sizes
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
     )
 
 
-def dpp_config(element_size: int) -> CandidateConfig:
-    """The row of the table for the DPP; bytes of an element of x."""
+def dpp_config(element_size: int) -> CooperativeConfig:
+    """The row of the table for elements of x of ``element_size`` bytes."""
     return next(config for config in DPP if element_size in config.element_sizes)
 
 
 def candidate_count(element_size: int, count: int) -> int:
-    """How many candidates a round has; arguments as above."""
+    """How many candidates a round has at most. The arguments are those of `similarity_config`."""
     return next(
         row.candidates for row in CANDIDATE_COUNTS if element_size in row.element_sizes and count <= row.largest_count
     )
 
 
-def candidates_win(method: str, count: int) -> bool:
-    """Whether candidate blocks are taken to be faster than materialised similarities, where both can be had."""
-    return count >= CANDIDATES_FROM[method]
+def lazy_greedy_wins(method: str, count: int) -> bool:
+    """Whether the lazy greedy form is expected to be faster than the materialised one, where both are possible."""
+    return count >= LAZY_GREEDY_FROM[method]
 
 
-def parts_of_depth(tiles: int, chunks: int, multiprocessors: int) -> int:
-    """Into how many parts D is split, so that there is a unit of work for every multiprocessor.
+def split_k(tiles: int, chunks: int, multiprocessors: int) -> int:
+    """How many splits D has, so that there is work for every multiprocessor: one for each chunk, or a single one.
 
-    Chunk by chunk or not at all; not where their sums would take much memory.
+    A single one where there are tiles enough, and where the partial sums would take much memory.
+
+    Args:
+        tiles: how many tiles of dot products there are.
+        chunks: how many chunks D has.
+        multiprocessors: of the device.
     """
-    return chunks if tiles < multiprocessors and chunks <= MOST_PARTS else 1
+    return chunks if tiles < multiprocessors and chunks <= MAX_SPLITS else 1
 
 
 def workspace_limit(environment: Mapping[str, str] = os.environ) -> int:

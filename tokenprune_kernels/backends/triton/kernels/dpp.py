@@ -1,7 +1,7 @@
-"""Greedy MAP inference for a determinantal point process (Chen et al., NeurIPS 2018), one pick at a time.
+"""Greedy MAP inference for a determinantal point process (Chen et al., NeurIPS 2018), one pick a step.
 
-The kernel is L_ij = relevance_i * similarity_ij * relevance_j. A row keeps its gain and its row of the picks' Cholesky
-factor; memory is linear in N and in k.
+The kernel matrix is L_ij = relevance_i * similarity_ij * relevance_j. A row keeps its gain and its row of the Cholesky
+factor of the picks. Memory grows with N times k. The DPP has no upper bounds here: a step updates all rows.
 """
 
 import triton
@@ -9,58 +9,62 @@ import triton.language as tl
 
 from .grid import grid_barrier
 from .norms import sums_by_pairs
-from .scores import NON_FINITE, PICKED, key_of, score_of
-from .segments import PLAN_COLUMNS, all_units, segment_at, segment_of
+from .scores import LARGEST_ROW, NON_FINITE, PICKED, key_of, score_of
+from .segments import PLAN_COLUMNS, K, all_units, segment_at, segment_of
 from .similarity import dot_products, similarity_of
 
-_NO_GAIN = tl.constexpr(2e-5)  # gains below this share of the largest L_ii count as zero
-_PICK_N = tl.constexpr(16)  # rows of the narrowest product; only the first is a pick
-_FACTOR_K = tl.constexpr(32)  # coefficients of the factor at a time
+_NO_GAIN = tl.constexpr(2e-5)  # a gain below this share of the largest L_ii counts as zero
+_PICK_N = tl.constexpr(16)  # rows of the smallest tensor core product, of which only the first is the pick
+_FACTOR_K = tl.constexpr(32)  # coefficients of the factor that are loaded at a time
 _LARGEST_RECIPROCAL_NORM = tl.constexpr(1e12)
-_LARGEST_ROW = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _ballot_of(key, n):
-    """Keys and rows as one number, larger for what is picked before."""
-    return (key.to(tl.int64) << 32) | (n ^ _LARGEST_ROW).to(tl.int64)
+def _pack(key, n):
+    """Packs keys and rows into int64, in the order of picks: the larger key, then the lower row."""
+    return (key.to(tl.int64) << 32) | (n ^ LARGEST_ROW).to(tl.int64)
 
 
 @triton.jit
-def _vote(ballots, key, n):
-    tl.atomic_max(ballots, tl.max(_ballot_of(key, n), axis=0), sem="relaxed")
+def _atomic_argmax(packed_pick, key, n):
+    """Raises a packed pick to the best of rows n."""
+    tl.atomic_max(packed_pick, tl.max(_pack(key, n), axis=0), sem="relaxed")
 
 
 @triton.jit
-def _elected(ballots):
-    """The key and the row of the largest ballot."""
-    ballot = tl.load(ballots)
-    return (ballot >> 32).to(tl.int32), (ballot & _LARGEST_ROW) ^ _LARGEST_ROW
+def _unpack(packed_pick):
+    """Loads a packed pick. Returns its key and its row."""
+    packed = tl.load(packed_pick)
+    return (packed >> 32).to(tl.int32), (packed & LARGEST_ROW) ^ LARGEST_ROW
 
 
 @triton.jit
-def _scale_of(relevance_key):
-    """The power of two that brings the root of the largest L_ii near 1, and its reciprocal: no square overflows."""
-    exponent = (score_of(relevance_key).to(tl.int32, bitcast=True) >> 23) & 255
+def _scale_of(max_root_key):
+    """Returns the power of two that brings the root of the largest L_ii near 1, so that no square overflows.
+
+    Its reciprocal is the second result.
+    """
+    exponent = (score_of(max_root_key).to(tl.int32, bitcast=True) >> 23) & 255
     exponent = tl.minimum(tl.maximum(exponent, 1), 253)
     return ((exponent * -1 + 254) << 23).to(tl.float32, bitcast=True), (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _relevance_of(importance, n, length, scale):
-    return tl.maximum(tl.load(importance + n, mask=n < length, other=0.0), 0.0) * scale
+def _relevance_of(relevance, n, length, scale):
+    """The scaled relevance of rows n. A negative one counts as 0."""
+    return tl.maximum(tl.load(relevance + n, mask=n < length, other=0.0), 0.0) * scale
 
 
 @triton.jit
-def _self_similarity(rows, norm, inside, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """1 without rounding, unless a norm is below its floor."""
+def _self_similarity(rows, norm, inside, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The similarity of each row with itself: exactly 1, unless the norm is below its floor."""
     floored = inside & (norm >= _LARGEST_RECIPROCAL_NORM)
     similarity = tl.full([BLOCK_N], 1.0, tl.float32)
     if tl.max(floored.to(tl.int32), axis=0) > 0:
         squares = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-        for begin in range(0, width, BLOCK_D):
+        for begin in range(0, D, BLOCK_D):
             d = begin + tl.arange(0, BLOCK_D)  # [BLOCK_D]
-            values = tl.load(rows[:, None] + d[None, :], mask=floored[:, None] & (d < width)[None, :], other=0.0)
+            values = tl.load(rows[:, None] + d[None, :], mask=floored[:, None] & (d < D)[None, :], other=0.0)
             values = values.to(tl.float32)
             squares += values * values
         similarity = tl.where(floored, sums_by_pairs(squares, BLOCK_N, BLOCK_D) * (norm * norm), similarity)
@@ -69,7 +73,7 @@ def _self_similarity(rows, norm, inside, width, BLOCK_N: tl.constexpr, BLOCK_D: 
 
 @triton.jit
 def _factor_products(factor, stride_f, n, inside, pick, picks, BLOCK_N: tl.constexpr):
-    """The products of rows of the factor with that of a pick, over the picks before it."""
+    """The dot products of rows of the factor with the row of a pick, over the picks before it."""
     total = tl.zeros([BLOCK_N], tl.float32)
     for begin in range(0, picks, _FACTOR_K):
         p = begin + tl.arange(0, _FACTOR_K)  # [FACTOR_K]
@@ -87,9 +91,9 @@ def _factor_products(factor, stride_f, n, inside, pick, picks, BLOCK_N: tl.const
         "segments",
         "count",
         "k",
-        "depth",
+        "d_units",
         "programs",
-        "most_kept",
+        "max_k",
         "stride_xb",
         "stride_xn",
         "stride_f",
@@ -99,21 +103,21 @@ def dpp_kernel(
     x,
     plan,
     reciprocal_norm,
-    importance,
+    relevance,
     gains,
     factor,
-    ballots,
-    relevance_keys,
-    arrivals,
+    packed_picks,
+    max_root_keys,
+    arrival_counter,
     indices,
     scores,
     first_segment,
     segments,
     count,
     k,
-    depth,
+    d_units,
     programs,
-    most_kept,
+    max_k,
     stride_xb,
     stride_xn,
     stride_f,
@@ -124,22 +128,24 @@ def dpp_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """All picks of all segments side by side, one a turn.
+    """Makes all picks of all segments side by side, in steps with a barrier after each.
 
-    In a turn, blocks of rows take in the last pick and vote for the next one. ``factor`` is ``[picks, rows]``;
-    ``ballots`` are int64 ``[segments, most_kept]`` and ``relevance_keys`` int32 ``[segments]``, each the smallest
-    number of its type before the launch; ``arrivals`` is 0.
+    In a step, programs update blocks of rows with the last pick and find the next one by an atomic argmax.
+
+    Args of its own: ``factor`` is float32 ``[max_k, stride_f]``. ``packed_picks`` is int64 ``[segments, max_k]`` and
+    ``max_root_keys`` is int32 ``[segments]``. Both hold the smallest number of their type before the launch.
+    ``max_root_keys`` becomes the key of the root of a segment's largest L_ii. ``arrival_counter`` is 0 before.
     """
     program = tl.program_id(0).to(tl.int64)
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
-    width = depth * ALIGNMENT
+    D = d_units * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
     block_n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
     pick_n = tl.arange(0, _PICK_N)  # [PICK_N]
-    turns = tl.full([], 0, tl.int64) + k
+    steps = tl.full([], 0, tl.int64) + k
     if VARLEN:
         for each in range(0, segments):
-            turns = tl.maximum(turns, tl.load(plan + tl.cast(each, tl.int64) * PLAN_COLUMNS + 2))
+            steps = tl.maximum(steps, tl.load(plan + tl.cast(each, tl.int64) * PLAN_COLUMNS + K))
 
     for unit in range(program, blocks, programs):
         number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
@@ -148,46 +154,46 @@ def dpp_kernel(
         inside = n < length
         rows = x + segment * stride_xb * ALIGNMENT + (first_row + n) * stride_n
         norm = tl.load(reciprocal_norm + workspace_row + n, mask=inside, other=0.0)
-        itself = _self_similarity(rows, norm, inside, width, BLOCK_N, BLOCK_D)
-        # A row without a kernel entry must not scale the others, nor overflow when it is scaled as they are.
-        relevance = tl.where(itself > 0.0, _relevance_of(importance + workspace_row, n, length, 1.0), 0.0)
-        tl.store(importance + workspace_row + n, relevance, mask=inside)
-        tl.atomic_max(relevance_keys + number, tl.max(key_of(relevance * tl.sqrt_rn(itself)), axis=0), sem="relaxed")
+        itself = _self_similarity(rows, norm, inside, D, BLOCK_N, BLOCK_D)
+        # A row with L_ii = 0 gets relevance 0. It must neither set the scale nor overflow under it.
+        row_relevance = tl.where(itself > 0.0, _relevance_of(relevance + workspace_row, n, length, 1.0), 0.0)
+        tl.store(relevance + workspace_row + n, row_relevance, mask=inside)
+        tl.atomic_max(max_root_keys + number, tl.max(key_of(row_relevance * tl.sqrt_rn(itself)), axis=0), sem="relaxed")
     arrived = tl.full([], 0, tl.int32) + programs
-    grid_barrier(arrivals, arrived)
+    grid_barrier(arrival_counter, arrived)
 
-    for turn in range(0, turns + 1):
+    for step in range(0, steps + 1):
         for unit in range(program, blocks, programs):
             number, block = segment_of(plan, unit, segments, count, BLOCK_N, False, VARLEN)
-            segment, first_row, length, kept, slot, workspace_row = segment_at(
+            segment, first_row, length, segment_k, out_row, workspace_row = segment_at(
                 plan, number, first_segment, count, k, VARLEN
             )
-            if turn <= kept:
+            if step <= segment_k:
                 n = block * BLOCK_N + block_n
                 inside = n < length
                 rows = x + segment * stride_xb * ALIGNMENT + first_row * stride_n
                 norms = reciprocal_norm + workspace_row
                 norm = tl.load(norms + n, mask=inside, other=0.0)
-                scale, unscale = _scale_of(tl.load(relevance_keys + number))
-                relevance = _relevance_of(importance + workspace_row, n, length, scale)
-                of_segment = ballots + number * most_kept
-                if turn == 0:
-                    itself = _self_similarity(rows + n * stride_n, norm, inside, width, BLOCK_N, BLOCK_D)
-                    root = relevance * tl.sqrt_rn(itself)
+                scale, unscale = _scale_of(tl.load(max_root_keys + number))
+                row_relevance = _relevance_of(relevance + workspace_row, n, length, scale)
+                segment_picks = packed_picks + number * max_k
+                if step == 0:
+                    itself = _self_similarity(rows + n * stride_n, norm, inside, D, BLOCK_N, BLOCK_D)
+                    root = row_relevance * tl.sqrt_rn(itself)
                     gain = root * root
                     key = tl.where(inside, tl.where(norm != 0.0, key_of(gain), NON_FINITE), PICKED)
                     tl.store(gains + workspace_row + n, gain, mask=inside)
-                    _vote(of_segment, key, n)
+                    _atomic_argmax(segment_picks, key, n)
                 else:
-                    best, pick = _elected(of_segment + turn - 1)
+                    best, pick = _unpack(segment_picks + step - 1)
                     won = score_of(best)
                     if block == 0:
-                        tl.store(indices + slot + turn - 1, first_row + pick)
+                        tl.store(indices + out_row + step - 1, first_row + pick)
                         if WITH_SCORES:
-                            tl.store(scores + slot + turn - 1, won * unscale * unscale)
-                    if turn < kept:
+                            tl.store(scores + out_row + step - 1, won * unscale * unscale)
+                    if step < segment_k:
                         gain = tl.load(gains + workspace_row + n, mask=inside, other=0.0)
-                        # Where no gain is left, nothing changes any more.
+                        # After a pick without gain, no gain changes.
                         if won > 0.0:
                             picks = pick + pick_n.to(tl.int64) * 0
                             norm_p = tl.load(norms + picks)
@@ -197,7 +203,7 @@ def dpp_kernel(
                                 rows + picks * stride_n,
                                 pick_n == 0,
                                 0,
-                                width,
+                                D,
                                 EVEN_D,
                                 BLOCK_N,
                                 _PICK_N,
@@ -205,20 +211,20 @@ def dpp_kernel(
                             )
                             values = tl.where((pick_n == 0)[None, :], similarity_of(dot, norm, norm_p), 0.0)
                             similarity = tl.where(norm != 0.0, tl.sum(values, axis=1), 0.0)
-                            relevance_p = tl.maximum(tl.load(importance + workspace_row + pick), 0.0) * scale
-                            of_segment_factor = factor + workspace_row
-                            rest = similarity * (relevance * relevance_p) - _factor_products(
-                                of_segment_factor, stride_f, n, inside, pick, turn - 1, BLOCK_N
+                            relevance_p = tl.maximum(tl.load(relevance + workspace_row + pick), 0.0) * scale
+                            segment_factor = factor + workspace_row
+                            rest = similarity * (row_relevance * relevance_p) - _factor_products(
+                                segment_factor, stride_f, n, inside, pick, step - 1, BLOCK_N
                             )
                             coefficient = tl.div_rn(rest, tl.zeros([BLOCK_N], tl.float32) + tl.sqrt_rn(won))
-                            column = of_segment_factor + tl.cast(turn - 1, tl.int64) * stride_f
+                            column = segment_factor + tl.cast(step - 1, tl.int64) * stride_f
                             tl.store(column + n, coefficient, mask=inside)
                             gain -= coefficient * coefficient
-                        first_key, _ = _elected(of_segment)
+                        first_key, _ = _unpack(segment_picks)
                         gain = tl.where(gain < score_of(first_key) * _NO_GAIN, tl.minimum(gain, 0.0), gain)
                         tl.store(gains + workspace_row + n, tl.where(n == pick, float("-inf"), gain), mask=inside)
                         key = tl.where(norm != 0.0, key_of(tl.maximum(gain, 0.0)), NON_FINITE)
                         picked = (n == pick) | (gain == float("-inf"))
-                        _vote(of_segment + turn, tl.where(inside & ~picked, key, PICKED), n)
+                        _atomic_argmax(segment_picks + step, tl.where(inside & ~picked, key, PICKED), n)
         arrived += programs
-        grid_barrier(arrivals, arrived)
+        grid_barrier(arrival_counter, arrived)

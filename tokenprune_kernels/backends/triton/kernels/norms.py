@@ -1,4 +1,4 @@
-"""The norms of rows, and which rows are not finite."""
+"""The norms of the rows, and which rows are finite."""
 
 import triton
 import triton.language as tl
@@ -7,12 +7,12 @@ from .segments import segment_at
 
 NORM_BLOCK_N = tl.constexpr(16)
 NORM_BLOCK_D = tl.constexpr(256)
-"""The block of the row norms: not a knob, because it fixes the order of their sums."""
+"""The block of the row norms fixes the order of their sums. So it is no launch knob."""
 
 
 @triton.jit
 def sums_by_pairs(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Sums of rows, folded by pairs: the order of a longer reduction depends on the layout, and that on x's alignment.
+    """Pairwise row sums. A plain tl.sum adds in an order that depends on the layout, hence on x's alignment.
 
     ``COLUMNS`` is a power of two up to 2^16.
     """
@@ -23,7 +23,7 @@ def sums_by_pairs(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["first_segment", "count", "depth", "blocks", "stride_xb", "stride_xn"],
+    do_not_specialize=["first_segment", "count", "d_units", "blocks", "stride_xb", "stride_xn"],
     do_not_specialize_on_alignment=["weight"],
 )
 def row_norm_kernel(
@@ -31,10 +31,10 @@ def row_norm_kernel(
     weight,
     plan,
     reciprocal_norm,
-    importance,
+    relevance,
     first_segment,
     count,
-    depth,
+    d_units,
     blocks,
     stride_xb,
     stride_xn,
@@ -42,7 +42,10 @@ def row_norm_kernel(
     VARLEN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
 ):
-    """``1 / max(|x|, 1e-12)`` of a block of rows, 0 marking a non-finite row, and their weights in float32."""
+    """Writes ``1 / max(|x|, 1e-12)`` of a block of rows, or 0 where a row is not finite, and its weight in float32.
+
+    The weight of a row that is not finite becomes 0.
+    """
     program = tl.program_id(0).to(tl.int64)
     segment, first_row, length, _, _, workspace_row = segment_at(
         plan, program // blocks, first_segment, count, 0, VARLEN
@@ -51,19 +54,19 @@ def row_norm_kernel(
     inside = n < length
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     rows = x + segment * stride_xb * ALIGNMENT + (first_row + n) * stride_n
-    width = depth * ALIGNMENT
+    D = d_units * ALIGNMENT
     squares = tl.zeros([NORM_BLOCK_N, NORM_BLOCK_D], tl.float32)
-    for begin in range(0, width, NORM_BLOCK_D):
+    for begin in range(0, D, NORM_BLOCK_D):
         d = begin + tl.arange(0, NORM_BLOCK_D)  # [NORM_BLOCK_D]
-        mask = inside[:, None] & (d < width)[None, :]
+        mask = inside[:, None] & (d < D)[None, :]
         values = tl.load(rows[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
         squares += values * values
     sum_of_squares = sums_by_pairs(squares, NORM_BLOCK_N, NORM_BLOCK_D)
-    # Not finite whenever an element is not: products and sums keep Inf and NaN.
+    # Products and sums keep Inf and NaN. So the sum is finite only if every element is.
     finite = sum_of_squares < float("inf")
     if HAS_WEIGHT:
         weights = tl.load(weight + segment * count + first_row + n, mask=inside, other=0.0).to(tl.float32)
         finite = finite & (tl.abs(weights) < float("inf"))
-        tl.store(importance + workspace_row + n, tl.where(finite, weights, 0.0), mask=inside)
+        tl.store(relevance + workspace_row + n, tl.where(finite, weights, 0.0), mask=inside)
     norm = tl.maximum(tl.sqrt_rn(sum_of_squares), 1e-12)
     tl.store(reciprocal_norm + workspace_row + n, tl.where(finite, tl.div_rn(1.0, norm), 0.0), mask=inside)

@@ -1,31 +1,32 @@
-"""The similarity of two rows, and the pass that materialises those of all pairs."""
+"""The similarity of two rows, and the pass over all pairs of rows."""
 
 import triton
 import triton.language as tl
 
-from .grid import is_last
+from .grid import last_to_arrive
 from .segments import ROW_ALIGNMENT, all_units, segment_at, segment_of
 
 CHUNK = tl.constexpr(1024)
-"""D is summed in chunks of this many elements, each added in float32 outside the tensor core.
+"""The tensor core sums this many elements of D. The sums of chunks are added in float32 outside it.
 
-This bounds the tensor core's truncation and fixes the order of the sum, whatever the tile.
+This bounds the truncation of the tensor core, and makes the order of the sum the same for every tile. It is also the
+part of D that one program takes under split-K.
 """
 
-BAND = tl.constexpr(8)
-"""Columns of tiles whose rows are worked through together, so that programs side by side share rows of x."""
+GROUP_M = tl.constexpr(8)
+"""Width of the swizzle: programs side by side work on tiles of few rows and columns, so that they share rows in L2."""
 
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-# The interpreter's products are numpy's, whose order of summation changes with the shape: float64 hides it.
+# The interpreter multiplies with numpy, whose order of summation depends on the shape. In float64 that does not show.
 _ACCUMULATOR = tl.constexpr(tl.float64 if triton.knobs.runtime.interpret else tl.float32)
 
 
 @triton.jit
-def _load_block(rows, inside, d, width, EVEN_D: tl.constexpr):
-    """Elements d of the given rows, ``[BLOCK_N, BLOCK_D]``; zeros outside."""
+def _load_block(rows, inside, d, D, EVEN_D: tl.constexpr):
+    """Elements d of the given rows, ``[BLOCK_N, BLOCK_D]``, and zeros outside."""
     if EVEN_D:
         return tl.load(rows[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-    return tl.load(rows[:, None] + d[None, :], mask=inside[:, None] & (d < width)[None, :], other=0.0)
+    return tl.load(rows[:, None] + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -41,9 +42,9 @@ def dot_products(
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The sums over elements ``first`` to ``last`` of the products of rows, float32 ``[BLOCK_I, BLOCK_J]``.
+    """The dot products of rows i and j over elements ``first`` to ``last``, float32 ``[BLOCK_I, BLOCK_J]``.
 
-    Every form of the algorithms multiplies here, so that all of them see the same bits.
+    Every form computes its dot products here, so that all forms see the same bits.
     """
     dot = tl.zeros([BLOCK_I, BLOCK_J], tl.float32)
     for chunk in range(first, last, CHUNK):
@@ -53,7 +54,7 @@ def dot_products(
             a = _load_block(rows_i, inside_i, d, last, EVEN_D)  # [BLOCK_I, BLOCK_D]
             b = _load_block(rows_j, inside_j, d, last, EVEN_D)  # [BLOCK_J, BLOCK_D]
             if _INTERPRETED:
-                # The interpreter would multiply the bits of bfloat16 operands.
+                # The interpreter holds bfloat16 as integers and would multiply their bits.
                 a = a.to(tl.float32).to(_ACCUMULATOR)
                 b = b.to(tl.float32).to(_ACCUMULATOR)
             partial = tl.dot(a, tl.trans(b), partial, input_precision="ieee", out_dtype=_ACCUMULATOR)
@@ -62,26 +63,30 @@ def dot_products(
 
 
 @triton.jit
-def first_part(partials, BLOCK_N: tl.constexpr):
-    """Where dot products over the first part of D are left, ``[BLOCK_N, BLOCK_N]``; others lie behind it."""
+def partial_tile(partial_sums, BLOCK_N: tl.constexpr):
+    """The addresses of a tile's dot products over the first split of D, ``[BLOCK_N, BLOCK_N]``.
+
+    The tiles of the other splits follow, each BLOCK_N * BLOCK_N further.
+    """
     n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    return partials + n[:, None] * BLOCK_N + n[None, :]
+    return partial_sums + n[:, None] * BLOCK_N + n[None, :]
 
 
 @triton.jit
-def sum_of_parts(first, parts, BLOCK_N: tl.constexpr):
-    """The dot products over all of D: in the order in which one program would have added them."""
+def sum_of_splits(first, splits, BLOCK_N: tl.constexpr):
+    """Adds the splits of D, in the order in which one program adds the chunks."""
     dot = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
-    for part in range(0, parts):
-        dot += tl.load(first + part * (BLOCK_N * BLOCK_N))
+    for split in range(0, splits):
+        dot += tl.load(first + split * (BLOCK_N * BLOCK_N))
     return dot
 
 
 @triton.jit
 def similarity_of(dot, reciprocal_norm_i, reciprocal_norm_j):
-    """Symmetric in i and j: the two reciprocal norms are multiplied first. -inf where a row is non-finite.
+    """The cosines of rows i and j, or -inf where a row is not finite.
 
-    Clamped, because the dot product of two rows whose sums of squares are next to the largest float can be infinite.
+    The two reciprocal norms are multiplied first, which makes the result symmetric. The clamp catches dot products that
+    overflow although the sums of squares do not.
     """
     scale = reciprocal_norm_i[:, None] * reciprocal_norm_j[None, :]
     finite = (reciprocal_norm_i != 0.0)[:, None] & (reciprocal_norm_j != 0.0)[None, :]
@@ -90,24 +95,24 @@ def similarity_of(dot, reciprocal_norm_i, reciprocal_norm_j):
 
 @triton.jit
 def triangle_tile(number):
-    """Row and column of the ``number``-th tile on and above the diagonal, column by column."""
+    """Returns row and column of the ``number``-th tile on and above the diagonal, column by column."""
     column = ((tl.sqrt(8.0 * number.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int64)
-    # The square root of a large number may be off by one.
+    # The rounded square root of a large number may be off by one.
     column -= (column * (column + 1) // 2 > number).to(tl.int64)
     column += ((column + 1) * (column + 2) // 2 <= number).to(tl.int64)
     return number - column * (column + 1) // 2, column
 
 
 @triton.jit
-def _banded_tile(number, tiles):
-    """Likewise, BAND columns at a time, row by row."""
+def _swizzled_tile(number, tiles):
+    """Likewise, but row by row within GROUP_M columns at a time."""
     _, column = triangle_tile(number)
-    first = column // BAND * BAND
+    first = column // GROUP_M * GROUP_M
     inside = number - first * (first + 1) // 2
-    width = tl.minimum(BAND, tiles - first)
-    row, column = triangle_tile(tl.maximum(inside - first * width, 0))
-    above = inside < first * width
-    return tl.where(above, inside // width, first + row), first + tl.where(above, inside % width, column)
+    columns = tl.minimum(GROUP_M, tiles - first)
+    row, column = triangle_tile(tl.maximum(inside - first * columns, 0))
+    above = inside < first * columns
+    return tl.where(above, inside // columns, first + row), first + tl.where(above, inside % columns, column)
 
 
 @triton.jit(
@@ -115,9 +120,9 @@ def _banded_tile(number, tiles):
         "first_segment",
         "segments",
         "count",
-        "depth",
+        "d_units",
         "programs",
-        "parts",
+        "splits",
         "capacity",
         "stride_xb",
         "stride_xn",
@@ -130,14 +135,14 @@ def similarity_kernel(
     reciprocal_norm,
     similarity,
     row_maximum,
-    partials,
-    tickets,
+    partial_sums,
+    arrival_counters,
     first_segment,
     segments,
     count,
-    depth,
+    d_units,
     programs,
-    parts,
+    splits,
     capacity,
     stride_xb,
     stride_xn,
@@ -149,27 +154,27 @@ def similarity_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The similarities of all pairs of a segment's rows, and each row's maximum over the other rows of a tile.
+    """Writes the similarities of all pairs of a segment's rows, and each row's maximum over the other rows of a tile.
 
-    A unit of work is a tile on or above the diagonal, whose transpose is stored too. Of several parts of D, each is a
-    unit, a chunk long, and the last program to finish one of a tile's parts adds these up in order.
+    A unit of work is a tile on or above the diagonal, whose transpose is stored too. Under split-K a unit is one chunk
+    of a tile's D, and the last program to arrive at the tile adds the chunks in order.
     """
-    width = depth * ALIGNMENT
+    D = d_units * ALIGNMENT
     stride_n = stride_xn.to(tl.int64) * ALIGNMENT
     stride_s = stride_sn.to(tl.int64) * ROW_ALIGNMENT
     n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    units = all_units(plan, segments, count, BLOCK_N, True, VARLEN) * parts
+    units = all_units(plan, segments, count, BLOCK_N, True, VARLEN) * splits
     for unit in range(tl.program_id(0).to(tl.int64), units, programs):
-        tile = unit // parts
+        tile = unit // splits
         number, tile_of_segment = segment_of(plan, tile, segments, count, BLOCK_N, True, VARLEN)
         segment, first_row, length, _, _, workspace_row = segment_at(plan, number, first_segment, count, 0, VARLEN)
-        tile_i, tile_j = _banded_tile(tile_of_segment, tl.cdiv(length, BLOCK_N))
+        tile_i, tile_j = _swizzled_tile(tile_of_segment, tl.cdiv(length, BLOCK_N))
         i = tile_i * BLOCK_N + n  # [BLOCK_N]
         j = tile_j * BLOCK_N + n  # [BLOCK_N]
         base = x + segment * stride_xb * ALIGNMENT + first_row * stride_n
-        # Of a constant, so that the compiler sees that it is a multiple of 16 bytes.
-        first = tl.cast(unit % parts, tl.int32) * CHUNK
-        last = tl.where(parts > 1, tl.minimum(first + CHUNK, width), width)
+        # A multiple of the constant CHUNK, so that the compiler sees that loads are 16-byte aligned.
+        first = tl.cast(unit % splits, tl.int32) * CHUNK
+        last = tl.where(splits > 1, tl.minimum(first + CHUNK, D), D)
         dot = dot_products(
             base + i * stride_n,
             i < length,
@@ -182,13 +187,13 @@ def similarity_kernel(
             BLOCK_N,
             BLOCK_D,
         )
-        complete = parts == 1
-        if parts > 1:
-            of_tile = first_part(partials + tile * parts * (BLOCK_N * BLOCK_N), BLOCK_N)
-            tl.store(of_tile + (unit % parts) * (BLOCK_N * BLOCK_N), dot)
-            complete = is_last(tickets + tile, parts)
+        complete = splits == 1
+        if splits > 1:
+            of_tile = partial_tile(partial_sums + tile * splits * (BLOCK_N * BLOCK_N), BLOCK_N)
+            tl.store(of_tile + (unit % splits) * (BLOCK_N * BLOCK_N), dot)
+            complete = last_to_arrive(arrival_counters + tile, splits)
             if complete:
-                dot = sum_of_parts(of_tile, parts, BLOCK_N)
+                dot = sum_of_splits(of_tile, splits, BLOCK_N)
         if complete:
             norm_i = tl.load(reciprocal_norm + workspace_row + i, mask=i < length, other=0.0)
             norm_j = tl.load(reciprocal_norm + workspace_row + j, mask=j < length, other=0.0)

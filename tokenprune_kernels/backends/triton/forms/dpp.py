@@ -1,0 +1,77 @@
+"""The form of the DPP: all rows are updated with a pick before the next one is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import configs, kernels, runtime
+from .base import ROW_ALIGNMENT, Batch, Form, tile_constants
+from .materialised import MaterialisedForm
+
+
+class DppForm(Form):
+    """`dpp_kernel`. Memory grows with the rows times the largest k of an item.
+
+    Of a ragged batch, that k is ``total_k`` or ``max_seqlen`` at most.
+    """
+
+    name = "dpp"
+    triangular = False
+
+    @staticmethod
+    def row_bytes(longest: int) -> int:
+        """A row of the Cholesky factor for each row, if all rows are picked."""
+        return MaterialisedForm.row_bytes(longest)
+
+    @classmethod
+    def item_bytes(cls, element_size: int, count: int) -> int:
+        """The Cholesky factor of an item, if all rows are picked."""
+        return MaterialisedForm.item_bytes(element_size, count)
+
+    @staticmethod
+    def kernel_names(method: str) -> tuple[str, ...]:
+        """The DPP has one kernel."""
+        return ("dpp_kernel",)
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self.config = configs.dpp_config(batch.tokens.x.element_size())
+        self.block_n = self.config.block_n
+
+    def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
+        """All steps."""
+        batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
+        max_k = k if plan is None else min(batch.longest, batch.out.indices.shape[0])
+        rows = batch.capacity * ROW_ALIGNMENT
+        programs, cooperative = runtime.cooperative_grid(self.config, x)
+        lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
+        runtime.launch(
+            kernels.dpp_kernel,
+            programs,
+            {
+                "x": x,
+                "plan": plan,
+                "reciprocal_norm": self.reciprocal_norm,
+                "relevance": self.relevance,
+                "gains": x.new_empty(rows, dtype=torch.float32),
+                "factor": x.new_empty(max_k, rows, dtype=torch.float32),
+                "packed_picks": x.new_full((segments, max_k), lowest[0], dtype=torch.int64),
+                "max_root_keys": x.new_full((segments,), lowest[1], dtype=torch.int32),
+                "arrival_counter": x.new_zeros(1, dtype=torch.int32),
+                "indices": batch.out.indices,
+                "scores": batch.out.scores,
+            },
+            sizes | batch.tokens.sizes() | {"k": k, "programs": programs, "max_k": max_k, "stride_f": rows},
+            {
+                "WITH_SCORES": batch.out.scores is not None,
+                "VARLEN": plan is not None,
+                "ALIGNMENT": batch.tokens.alignment,
+            }
+            | tile_constants(self.config, x.shape[-1]),
+            num_warps=self.config.num_warps,
+            num_stages=self.config.num_stages,
+            **cooperative,
+        )
