@@ -149,24 +149,25 @@ def test_a_compiled_peer_is_measured_apart(small, capsys, monkeypatch):
 
 
 def test_block_sizes_are_swept(monkeypatch):
-    assert len(sweep.names()) == len(sweep.GRID)
-    monkeypatch.setattr(sweep, "GRID", ((2,), *[()] * 4, (sweep.NEVER,)))
+    schema = torch.ops.tokenprune_native._force_block_sizes.default._schema
+    assert list(sweep.GRID) == [argument.name for argument in schema.arguments]
+    monkeypatch.setattr(sweep, "GRID", {"frontier": (2,), "signature_after": (sweep.NEVER,)})
     monkeypatch.setattr(sweep, "quick_cpu_cases", lambda: [Case(SMALL, "mmr", torch.float32)])
     monkeypatch.setattr(sweep, "SECONDS", 0.0)
     lines = sweep.table().splitlines()
     assert lines[0] == "| block size | value | mmr clustered float32 | mean |"
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [
-        [f"| {sweep.names()[0]}", "2"],
-        [f"| {sweep.names()[5]}", "never"],
+        ["| frontier", "2"],
+        ["| signature_after", "never"],
     ]
 
 
 def test_a_block_size_that_changes_picks_is_reported(monkeypatch):
-    monkeypatch.setattr(sweep, "GRID", ((2,), *[()] * 5))
+    monkeypatch.setattr(sweep, "GRID", {"frontier": (2,)})
     monkeypatch.setattr(sweep, "quick_cpu_cases", lambda: [Case(SMALL, "mmr", torch.float32)])
     monkeypatch.setattr(Clock, "time", lambda *given, **options: ([torch.zeros(4, dtype=torch.int64)], [1.0]))
     monkeypatch.setattr(sweep, "Cpu", Clock)
-    with pytest.raises(RuntimeError, match=f"{sweep.names()[0]} = 2 changes the picks of mmr"):
+    with pytest.raises(RuntimeError, match="frontier = 2 changes the picks of mmr"):
         sweep.table()
 
 
