@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "contention.h"
 #include "parallel.h"
 #include "processors.h"
 
@@ -108,20 +109,22 @@ struct Interrupted {};
 // A caller that waits for others' items still asks whether the user wants to stop.
 void interruptions() {
   throw_if_interrupted = [] { throw Interrupted(); };
-  bool caught = false;
-  try {
-    InterruptCheck interrupts;
-    for_each_item({2.0, 1.0}, 2, &interrupts, [&](std::int64_t, const Parallel& parallel) {
-      for (int step = 0; step < 1'000'000; ++step) {
-        parallel(1, 1, [](std::int64_t, std::int64_t, int) {});
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
-      }
-    });
-  } catch (const Interrupted&) {
-    caught = true;
+  for (const std::int64_t pieces : {1, 40}) {  // steps on one thread, and steps that are shared
+    bool caught = false;
+    try {
+      InterruptCheck interrupts;
+      for_each_item({2.0, 1.0}, 2, &interrupts, [&](std::int64_t item, const Parallel& parallel) {
+        for (int step = 0; step < (item == 0 ? 1 : 1'000'000); ++step)
+          parallel(pieces, 1, [](std::int64_t, std::int64_t, int) {
+            std::this_thread::sleep_for(std::chrono::microseconds(100));
+          });
+      });
+    } catch (const Interrupted&) {
+      caught = true;
+    }
+    CHECK(caught);
   }
   throw_if_interrupted = nullptr;
-  CHECK(caught);
 }
 
 template <class Function>
@@ -129,6 +132,29 @@ void from_threads(int callers, const Function& function) {
   std::vector<std::thread> threads;
   for (int caller = 0; caller < callers; ++caller) threads.emplace_back([&, caller] { function(caller); });
   for (std::thread& thread : threads) thread.join();
+}
+
+// A caller that waits for the last of its own items does no items of others.
+void batches_of_two_callers() {
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<bool> opened{false};
+    std::atomic<int> done{0};
+    const std::thread::id other = std::this_thread::get_id();
+    std::thread long_batch([&] {
+      for_each_item(std::vector<double>(30, 1.0), kThreads, nullptr, [&](std::int64_t, const Parallel&) {
+        CHECK(std::this_thread::get_id() != other);
+        opened = true;
+        std::this_thread::sleep_for(std::chrono::microseconds(500));
+        ++done;
+      });
+    });
+    while (!opened) std::this_thread::yield();
+    for_each_item({1.0, 1.0, 1.0, 1.0}, kThreads, nullptr, [&](std::int64_t item, const Parallel&) {
+      std::this_thread::sleep_for(std::chrono::microseconds(item == 0 ? 1 : 1'500));
+    });
+    long_batch.join();
+    CHECK(done == 30);
+  }
 }
 
 thread_local bool ours = false;
@@ -148,7 +174,7 @@ void signals() {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   });
-  loops(7, 500);
+  for (unsigned seed = 0; seed < 100'000 && handled + handled_elsewhere < 50; ++seed) loops(seed, 10);
   stop = true;
   sender.join();
   CHECK(handled > 0 && handled_elsewhere == 0);
@@ -205,12 +231,14 @@ void control_groups(const std::string& root) {
 
 int main(int, char** arguments) {
   const bool forking = std::string(arguments[2]) == "fork";
+  Contention::ignored = true;
   control_groups(arguments[1]);
-  loops(0, 2'000);
-  from_threads(8, [](int caller) { loops(caller, 400); });
-  from_threads(80, [](int caller) { loops(caller, 20); });  // more callers than slots
-  batches(0, 100);
-  from_threads(4, [](int caller) { batches(caller, 40); });
+  loops(0, 10'000);
+  from_threads(8, [](int caller) { loops(caller, 2'000); });
+  from_threads(80, [](int caller) { loops(caller, 50); });  // more callers than slots
+  batches(0, 300);
+  from_threads(4, [](int caller) { batches(caller, 100); });
+  batches_of_two_callers();
   failures(30);
   interruptions();
   signals();

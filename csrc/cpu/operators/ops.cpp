@@ -17,6 +17,7 @@
 #include "selection/dpp.h"
 #include "selection/idpruner.h"
 #include "selection/mmr.h"
+#include "threads/contention.h"
 #include "threads/float_environment.h"
 #include "threads/interrupt.h"
 #include "threads/parallel.h"
@@ -265,7 +266,7 @@ TOKENPRUNE_LIBRARY(TOKENPRUNE_NATIVE_NAMESPACE, m) {
   m.def("_force_isa(str name) -> ()", [](const std::string& name) { tokenprune::cpu::force_isa(name); });
   m.def("_force_threads(int threads) -> ()", [](int64_t threads) {
     tokenprune::cpu::forced_threads = static_cast<int>(threads);
-    tokenprune::cpu::HelpBalance::insists = threads > 0;
+    tokenprune::cpu::Contention::ignored = threads > 0;
   });
 }
 

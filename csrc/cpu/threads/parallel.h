@@ -21,7 +21,9 @@ class Parallel {
  public:
   // `interrupts` is null on threads that must not ask for signals; `stopped` is null outside a batch.
   Parallel(int threads, InterruptCheck* interrupts, const std::atomic<bool>* stopped)
-      : threads_(threads), interrupts_(interrupts), stopped_(stopped) {}
+      : threads_(threads), interrupts_(interrupts), stopped_(stopped) {
+    if (threads > 1) ThreadTeam::begin_work();
+  }
 
   // The most threads that may call a body: scratch memory is made for so many.
   int threads() const { return threads_; }
@@ -80,7 +82,8 @@ void for_each_item(const std::vector<double>& work, int threads, InterruptCheck*
   const std::function<void()> idle = [interrupts] {
     if (interrupts != nullptr) (*interrupts)();
   };
-  ThreadTeam::get().run(job, &idle);
+  job.idle = &idle;
+  ThreadTeam::get().run(job);
 }
 
 }  // namespace tokenprune::cpu

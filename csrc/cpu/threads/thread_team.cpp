@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "contention.h"
 #include "float_environment.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -16,21 +17,27 @@
 namespace tokenprune::cpu {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// How long a helper that has nothing to do looks for work: longer than most steps that a selection does on one thread.
+constexpr Nanoseconds kLookingForWork = 100'000;
+// How long a caller looks for the end of pieces that others have begun. A piece takes less.
+constexpr Nanoseconds kLookingForTheEnd = 50'000;
+constexpr std::chrono::milliseconds kNap{50};  // of an idle caller, which has signals to look for
+constexpr std::chrono::hours kUntilWoken{1};
 
-// A helper that finds no work looks on for this long: longer than most steps that a selection does on one thread.
-constexpr std::chrono::microseconds kLookingForWork{100};
-// Waiting for a piece that another thread has begun, which is about as long.
-constexpr std::chrono::microseconds kLookingForTheEnd{50};
-// How often an idle caller looks for signals.
-constexpr std::chrono::milliseconds kNap{50};
-constexpr std::chrono::hours kForever{1};
+// The fields of a slot's state, from the lowest bit on.
+constexpr int kSeatShift = 12, kPieceShift = 32;
+constexpr std::uint64_t kOneInside = 1, kOneSeat = 1u << kSeatShift, kOnePiece = std::uint64_t{1} << kPieceShift;
+constexpr std::uint64_t kAwaited = 1u << 24;  // the caller sleeps until nobody is inside
+constexpr std::uint64_t kOuter = 1u << 25;
+constexpr std::uint64_t kMostPieces = (std::uint64_t{1} << 31) - 1;
+static_assert(kMostThreads <= 1 << kSeatShift);
 
-constexpr std::uint32_t kUsed = 1u << 31, kOpen = 1u << 30, kAwaited = 1u << 29;
-constexpr std::uint32_t kInside = (1u << 14) - 1, kOneMore = 1u << 14, kRoom = kInside << 14;
-static_assert(kMostThreads <= static_cast<int>(kInside));
+std::uint64_t inside(std::uint64_t state) { return state % kOneSeat; }
+std::uint64_t seats(std::uint64_t state) { return (state >> kSeatShift) % kOneSeat; }
+std::uint64_t pieces_left(std::uint64_t state) { return state >> kPieceShift; }
 
 std::atomic<ThreadTeam*> team{nullptr};
+thread_local Contention contention;
 
 #if defined(__unix__) || defined(__APPLE__)
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, ThreadTeam::forget);
@@ -44,20 +51,19 @@ void pause() {
 #endif
 }
 
-// Whether the condition came true within the time.
+// Returns whether the condition came true before the deadline.
 template <class Condition>
-bool spin_until(std::chrono::nanoseconds time, const Condition& condition) {
-  const auto end = Clock::now() + time;
+bool spin_until(Nanoseconds deadline, const Condition& condition) {
   do {
     for (int i = 0; i < 16; ++i) {
       if (condition()) return true;
       pause();
     }
-  } while (Clock::now() < end);
+  } while (wall_time() < deadline);
   return false;
 }
 
-// While one exists, threads that are created handle no signals but those of their own faults: handlers belong to the
+// While one exists, threads that are created handle no signals but those of their own faults: handlers run on the
 // threads of the application.
 class SignalsBlocked {
  public:
@@ -77,13 +83,10 @@ class SignalsBlocked {
 
 }  // namespace
 
-void Job::take_pieces(int thread) noexcept {
+void Job::do_piece(std::int64_t piece, int thread) noexcept {
+  if (failed.load(std::memory_order_relaxed)) return;
   try {
-    while (!failed.load(std::memory_order_relaxed)) {
-      const std::int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      function(context, begin, std::min(begin + grain, count), thread);
-    }
+    function(context, piece * grain, std::min((piece + 1) * grain, count), thread);
   } catch (...) {
     fail(std::current_exception());
   }
@@ -106,78 +109,139 @@ ThreadTeam& ThreadTeam::get() {
 
 void ThreadTeam::forget() { team.store(nullptr, std::memory_order_release); }
 
-void ThreadTeam::run(Job& job, const std::function<void()>* idle) {
-  const std::int64_t pieces = (job.count + job.grain - 1) / job.grain;
-  job.threads = static_cast<int>(std::min<std::int64_t>({job.threads, pieces, kMostThreads}));
-  const bool outer = idle != nullptr;  // its pieces are whole items, which other threads do in their own time
-  Slot* const slot = job.threads > 1 && (outer || balance_.pays()) ? open(job) : nullptr;
+void ThreadTeam::begin_work() { contention.begin(); }
+
+void ThreadTeam::run(Job& job) {
+  const bool outer = job.idle != nullptr;
+  job.grain = std::max<std::int64_t>(job.grain, (job.count + kMostPieces - 1) / kMostPieces);
+  job.threads = static_cast<int>(std::min<std::int64_t>({job.threads, job.pieces(), kMostThreads}));
+  // Items of a batch are long: helpers do them in whatever time they get.
+  Slot* const slot = job.threads > 1 && (outer || !contention.present()) ? open(job) : nullptr;
   if (slot == nullptr) {
-    job.take_pieces(0);
+    for (std::int64_t piece = 0; piece < job.pieces(); ++piece) job.do_piece(piece, 0);
   } else {
-    const bool measured = job.wakes && !outer;
-    const auto started = measured ? HelpBalance::now() - HelpBalance::thread_time() : 0;
-    job.take_pieces(0);
-    close(*slot, job, idle);
-    if (measured) balance_.lost(HelpBalance::now() - HelpBalance::thread_time() - started);
+    std::int64_t piece;
+    while (take_piece(*slot, job, piece)) job.do_piece(piece, 0);
+    try {
+      wait_for_helpers(*slot, outer);
+    } catch (...) {
+      job.fail(std::current_exception());
+      wait_for_helpers(*slot, false);
+    }
+    close(*slot);
+    if (!outer && job.wakes) contention.look();
   }
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
-void ThreadTeam::close(Slot& slot, Job& job, const std::function<void()>* idle) {
-  slot.state.fetch_and(~(kOpen | kRoom), std::memory_order_acq_rel);
-  try {
-    wait_until_empty(slot, idle);
-  } catch (...) {
-    job.fail(std::current_exception());
-    wait_until_empty(slot, nullptr);
-  }
-  slot.state.store(0, std::memory_order_release);
-}
-
-// Null where all slots are in use.
+// Returns the slot in which helpers find the job, null where all are in use.
 ThreadTeam::Slot* ThreadTeam::open(Job& job) {
   const int wanted = job.threads - 1;
   if (job.wakes && helpers_.load(std::memory_order_relaxed) < wanted) add_helpers(wanted);
-  for (Slot& slot : slots_) {
-    std::uint32_t unused = 0;
-    if (slot.state.load(std::memory_order_relaxed) != 0 ||
-        !slot.state.compare_exchange_strong(unused, kUsed, std::memory_order_acq_rel))
-      continue;
-    slot.job = &job;
-    slot.state.store(kUsed | kOpen | kOneMore * static_cast<std::uint32_t>(wanted), std::memory_order_release);
-    announce(job.wakes ? wanted : 0);
-    return &slot;
-  }
-  return nullptr;
+  std::uint64_t used = used_.load(std::memory_order_relaxed);
+  int number = 0;
+  do {
+    for (number = 0; number < kSlots && (used >> number & 1) != 0; ++number) {
+    }
+    if (number == kSlots) return nullptr;
+  } while (!used_.compare_exchange_weak(used, used | std::uint64_t{1} << number, std::memory_order_acq_rel));
+  Slot& slot = slots_[number];
+  slot.job = &job;
+  const std::uint64_t pieces = job.pieces();
+  slot.state.store(pieces * kOnePiece + wanted * kOneSeat + (job.idle != nullptr ? kOuter : 0),
+                   std::memory_order_release);
+  announce(job.wakes ? std::min(wanted, 2) : 0);  // those wake the others
+  return &slot;
+}
+
+// No piece is left, and nobody is inside.
+void ThreadTeam::close(Slot& slot) {
+  slot.state.store(0, std::memory_order_relaxed);
+  used_.fetch_and(~(std::uint64_t{1} << (&slot - slots_)), std::memory_order_release);
 }
 
 void ThreadTeam::announce(int sleepers_to_wake) {
   announcements_.fetch_add(1);
-  if (sleepers_to_wake > 0 && asleep_.load() > 0) wake(announcements_, sleepers_to_wake);
+  wake_sleepers(sleepers_to_wake);
 }
 
-// Returns once nobody is inside the slot's job, which is closed.
-void ThreadTeam::wait_until_empty(Slot& slot, const std::function<void()>* idle) {
-  const auto inside = [&] { return slot.state.load(std::memory_order_acquire) & kInside; };
-  if (idle != nullptr) slot.state.fetch_or(kAwaited, std::memory_order_acq_rel);
-  while (inside() != 0) {
-    if (idle != nullptr) {
+void ThreadTeam::wake_sleepers(int count) {
+  if (count > 0 && asleep_.load() > 0) wake(announcements_, count);
+}
+
+// Returns once nobody is inside the slot's job, of which no piece is left. An idle caller looks for other work
+// meanwhile.
+void ThreadTeam::wait_for_helpers(Slot& slot, bool idle) {
+  const auto done = [&] { return inside(slot.state.load(std::memory_order_acquire)) == 0; };
+  while (!done()) {
+    if (idle) {
       const std::uint32_t seen = announcements_.load();
-      if (help()) continue;
-      (*idle)();
-      asleep_.fetch_add(1);
-      if (inside() != 0) sleep_while(announcements_, seen, kNap);
-      asleep_.fetch_sub(1);
+      const bool worked = help(/*inner_only=*/true, done);
+      (*slot.job->idle)();
+      if (!worked) wait_idly(slot, seen);
       continue;
     }
-    if (spin_until(kLookingForTheEnd, [&] { return inside() == 0; })) return;
-    const std::uint32_t state = slot.state.fetch_or(kAwaited, std::memory_order_acq_rel) | kAwaited;
-    if ((state & kInside) != 0) sleep_while(slot.state, state, kForever);
+    if (spin_until(wall_time() + kLookingForTheEnd, done)) return;
+    const std::uint32_t ended = slot.ended.load();
+    if (inside(slot.state.fetch_or(kAwaited, std::memory_order_acq_rel)) != 0)
+      sleep_while(slot.ended, ended, kUntilWoken);
   }
 }
 
+void ThreadTeam::wait_idly(Slot& slot, std::uint32_t seen) {
+  asleep_.fetch_add(1);
+  if (inside(slot.state.fetch_or(kAwaited, std::memory_order_acq_rel)) != 0) sleep_while(announcements_, seen, kNap);
+  asleep_.fetch_sub(1);
+}
+
+// Takes a piece for a thread that is in the job already. Returns false if none is left.
+bool ThreadTeam::take_piece(Slot& slot, const Job& job, std::int64_t& piece) {
+  std::uint64_t state = slot.state.load(std::memory_order_relaxed);
+  do {
+    if (pieces_left(state) == 0) return false;
+  } while (!slot.state.compare_exchange_weak(state, state - kOnePiece, std::memory_order_relaxed));
+  piece = job.pieces() - static_cast<std::int64_t>(pieces_left(state));
+  return true;
+}
+
+// Takes pieces of an open job until `stop` returns true or none is left. Returns whether there was one.
+template <class Stop>
+bool ThreadTeam::help(bool inner_only, const Stop& stop) {
+  const std::uint64_t used = used_.load(std::memory_order_acquire);
+  for (int number = 0; number < kSlots && used >> number != 0; ++number)
+    if ((used >> number & 1) != 0 && help_with(slots_[number], inner_only, stop)) return true;
+  return false;
+}
+
+template <class Stop>
+bool ThreadTeam::help_with(Slot& slot, bool inner_only, const Stop& stop) {
+  std::uint64_t state = slot.state.load(std::memory_order_acquire);
+  do {
+    if (pieces_left(state) == 0 || seats(state) == 0 || (inner_only && (state & kOuter) != 0)) return false;
+  } while (!slot.state.compare_exchange_weak(state, state - kOnePiece - kOneSeat + kOneInside,
+                                             std::memory_order_acq_rel, std::memory_order_acquire));
+  Job& job = *slot.job;
+  const int thread = static_cast<int>(seats(state));
+  if (job.wakes && pieces_left(state) > 2 && thread > 1) wake_sleepers(2);
+  std::int64_t piece = job.pieces() - static_cast<std::int64_t>(pieces_left(state));
+  do {
+    job.do_piece(piece, thread);
+  } while (!stop() && take_piece(slot, job, piece));
+  leave(slot);
+  return true;
+}
+
+void ThreadTeam::leave(Slot& slot) {
+  const std::uint64_t before = slot.state.fetch_sub(kOneInside, std::memory_order_acq_rel);
+  if (inside(before) != 1 || (before & kAwaited) == 0) return;
+  slot.ended.fetch_add(1);
+  wake(slot.ended, 1);
+  if ((before & kOuter) != 0) announce(kMostThreads);  // an idle caller sleeps there
+}
+
 void ThreadTeam::add_helpers(int wanted) {
-  if (adding_.exchange(true, std::memory_order_acquire)) return;
+  wanted = std::min(wanted, most_helpers_.load(std::memory_order_relaxed));
+  if (helpers_.load(std::memory_order_relaxed) >= wanted || adding_.exchange(true, std::memory_order_acquire)) return;
   try {
     const SignalsBlocked blocked;
     while (helpers_.load(std::memory_order_relaxed) < wanted) {
@@ -185,52 +249,27 @@ void ThreadTeam::add_helpers(int wanted) {
       helpers_.fetch_add(1, std::memory_order_relaxed);
     }
   } catch (const std::exception&) {
-    // The system has no more threads to give. Those that there are do the work.
+    most_helpers_.store(helpers_.load());
   }
   adding_.store(false, std::memory_order_release);
 }
 
 void ThreadTeam::serve() {
   const DefaultFloatEnvironment environment;
+  Nanoseconds deadline = wall_time() + kLookingForWork;
   for (;;) {
     const std::uint32_t seen = announcements_.load();
-    if (help() || spin_until(kLookingForWork, [&] { return announcements_.load(std::memory_order_acquire) != seen; }))
-      continue;
-    asleep_.fetch_add(1);
-    sleep_while(announcements_, seen, kForever);
-    asleep_.fetch_sub(1);
+    if (help(/*inner_only=*/false, [] { return false; })) {
+      deadline = wall_time() + kLookingForWork;
+    } else if (wall_time() < deadline) {
+      spin_until(deadline, [&] { return announcements_.load(std::memory_order_acquire) != seen; });
+    } else {
+      asleep_.fetch_add(1);
+      sleep_while(announcements_, seen, kUntilWoken);
+      asleep_.fetch_sub(1);
+      deadline = wall_time() + kLookingForWork;
+    }
   }
-}
-
-// Takes pieces of one open job. Returns whether there was one.
-bool ThreadTeam::help() {
-  for (Slot& slot : slots_) {
-    const int thread = enter(slot);
-    if (thread == 0) continue;
-    const auto started = HelpBalance::thread_time();
-    slot.job->take_pieces(thread);
-    balance_.saved(HelpBalance::thread_time() - started);
-    leave(slot);
-    return true;
-  }
-  return false;
-}
-
-// Returns the number of this thread in the slot's job, 0 where it is not let in.
-int ThreadTeam::enter(Slot& slot) {
-  std::uint32_t state = slot.state.load(std::memory_order_acquire);
-  do {
-    if ((state & kOpen) == 0 || (state & kRoom) == 0) return 0;
-  } while (!slot.state.compare_exchange_weak(state, state - kOneMore + 1, std::memory_order_acq_rel,
-                                             std::memory_order_acquire));
-  return static_cast<int>((state & kRoom) / kOneMore);
-}
-
-void ThreadTeam::leave(Slot& slot) {
-  const std::uint32_t before = slot.state.fetch_sub(1, std::memory_order_acq_rel);
-  if ((before & kInside) != 1 || (before & kAwaited) == 0) return;
-  wake(slot.state, 1);
-  announce(kMostThreads);
 }
 
 }  // namespace tokenprune::cpu

@@ -1,14 +1,16 @@
-// Threads that help a caller with its work. A caller never waits for a thread that is not running, unless that thread
-// has begun a piece of the work.
+// Threads that help a caller with its work. A caller waits for a helper only if the helper has begun a piece of the
+// work.
 //
-// A job is a loop over [0, count). Its caller takes pieces of the loop from a counter until none is left. Meanwhile the
-// job is open: helpers that come in time take pieces from the same counter. Then the caller closes the job and waits
-// for those helpers alone that are inside. If no helper gets a processor, the caller has done everything itself.
+// A job is a loop that is cut into pieces. The calling thread takes pieces until none is left. Helpers that are awake
+// take pieces of the same job. Taking a piece is one atomic operation on the slot of the job, so whoever holds none is
+// not waited for. If no helper gets a processor, the caller has done everything itself.
 //
-// Helpers look for open jobs for some microseconds, then sleep. Waking one costs the caller a system call, so small
-// jobs are open to helpers that are awake, and wake nobody.
+// Helpers look for open jobs for some microseconds, then sleep. Waking one is a system call. So small jobs wake nobody:
+// they are there for helpers that are awake. Where other processes want the processors, callers work alone
+// (contention.h).
 //
-// Jobs may be nested. A caller whose outer job is closed helps with the jobs of the threads inside it.
+// Jobs may be nested. The items of a batch are the pieces of an outer job, and the steps of an item are inner jobs. A
+// caller that waits for others' items helps with inner jobs meanwhile.
 #pragma once
 
 #include <atomic>
@@ -17,7 +19,6 @@
 #include <functional>
 
 #include "address_wait.h"
-#include "help_balance.h"
 
 namespace tokenprune::cpu {
 
@@ -27,21 +28,24 @@ constexpr int kMostThreads = 1024;
 struct Job {
   using Function = void (*)(const void* context, std::int64_t begin, std::int64_t end, int thread);
 
-  Function function;  // called for each piece, at most `grain` long; threads are numbered from 0, the caller
+  // Called for each piece of [0, count), at most `grain` long. Threads are numbered from 0, the caller.
+  Function function;
   const void* context;
   std::int64_t count;
   std::int64_t grain;
   int threads;  // at most, the caller included
-  bool wakes;   // whether the job is worth waking helpers for
+  bool wakes;   // whether the job is large enough to wake helpers for
+  // Of an outer job: called now and then while the caller waits. It may throw.
+  const std::function<void()>* idle = nullptr;
 
-  std::atomic<std::int64_t> next{0};
-  std::atomic<bool> failed{false};  // a piece threw: no other is begun
+  std::atomic<bool> failed{false};  // a piece threw: those that are left are skipped
   std::exception_ptr failure{};     // what the first such piece threw
 
   Job(Function function, const void* context, std::int64_t count, std::int64_t grain, int threads, bool wakes)
       : function(function), context(context), count(count), grain(grain), threads(threads), wakes(wakes) {}
 
-  void take_pieces(int thread) noexcept;
+  std::int64_t pieces() const { return (count + grain - 1) / grain; }
+  void do_piece(std::int64_t piece, int thread) noexcept;
   void fail(std::exception_ptr exception) noexcept;
 };
 
@@ -50,9 +54,11 @@ class ThreadTeam {
   // The team of this process. A forked child has one of its own, without the helpers of its parent.
   static ThreadTeam& get();
 
-  // Does the job and rethrows what its pieces threw. Where `idle` is given, the caller does not only wait for the
-  // helpers that are inside: it helps with other jobs and calls `idle` now and then, which may throw.
-  void run(Job& job, const std::function<void()>* idle = nullptr);
+  // The calling thread begins to work on an item.
+  static void begin_work();
+
+  // Does the job and rethrows what one of its pieces, or `idle`, threw.
+  void run(Job& job);
 
   // Forgets the team without ending its threads, of which a forked child has none.
   static void forget();
@@ -60,30 +66,37 @@ class ThreadTeam {
  private:
   static constexpr int kSlots = 64;
 
-  // Where helpers find an open job. The bits of `state`: whether the slot is in use, whether the job is open, whether
-  // the caller sleeps until nobody is inside, how many more helpers may enter, and how many are inside.
+  // An open job. `state` holds how many pieces are left, how many more helpers may enter, how many are inside, and
+  // flags.
   struct alignas(64) Slot {
-    Word state{0};
-    Job* job = nullptr;  // read by helpers that have entered
+    std::atomic<std::uint64_t> state{0};
+    Word ended{0};       // counts jobs whose last helper has left while the caller slept
+    Job* job = nullptr;  // read by threads that hold a piece
   };
 
   ThreadTeam() = default;
+  Slot* open(Job& job);
+  void close(Slot& slot);
+  void wait_for_helpers(Slot& slot, bool idle);
+  void wait_idly(Slot& slot, std::uint32_t seen);
+  bool take_piece(Slot& slot, const Job& job, std::int64_t& piece);
+  template <class Stop>
+  bool help(bool inner_only, const Stop& stop);
+  template <class Stop>
+  bool help_with(Slot& slot, bool inner_only, const Stop& stop);
+  void leave(Slot& slot);
+  void announce(int sleepers_to_wake);
+  void wake_sleepers(int count);
   void add_helpers(int wanted);
   void serve();
-  bool help();
-  int enter(Slot& slot);
-  void leave(Slot& slot);
-  Slot* open(Job& job);
-  void announce(int sleepers_to_wake);
-  void close(Slot& slot, Job& job, const std::function<void()>* idle);
-  void wait_until_empty(Slot& slot, const std::function<void()>* idle);
 
   Slot slots_[kSlots];
-  Word announcements_{0};  // counts what idle threads have to look at: jobs opened, outer jobs left
-  std::atomic<int> helpers_{0};
-  std::atomic<int> asleep_{0};
+  alignas(64) std::atomic<std::uint64_t> used_{0};  // a bit for each slot
+  alignas(64) Word announcements_{0};               // counts what idle threads have to look at
+  alignas(64) std::atomic<int> asleep_{0};
+  alignas(64) std::atomic<int> helpers_{0};
+  std::atomic<int> most_helpers_{kMostThreads};  // fewer once the system has refused to make another
   std::atomic<bool> adding_{false};
-  HelpBalance balance_;
 };
 
 }  // namespace tokenprune::cpu

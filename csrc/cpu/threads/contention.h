@@ -1,0 +1,72 @@
+// Whether other processes want the processors that a thread and its helpers run on. Then helpers cost more than they
+// do: they take the processor of their caller, or lose their own with a piece in hand.
+//
+// The sign of it is that the calling thread does not run although it has work. On an idle machine that is 1 to 3
+// percent of the time. With as many busy threads as processors beside it, it is a fifth to a half.
+#pragma once
+
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace tokenprune::cpu {
+
+using Nanoseconds = std::int64_t;
+
+inline Nanoseconds wall_time() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The time that this thread has spent on a processor.
+inline Nanoseconds thread_time() {
+  timespec time;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return Nanoseconds{1'000'000'000} * time.tv_sec + time.tv_nsec;
+}
+
+// Belongs to one calling thread. While there is contention, it works alone for a while.
+class Contention {
+ public:
+  // Set by tests: there is none, whatever is seen.
+  static inline std::atomic<bool> ignored{false};
+
+  bool present() const { return wall_time() < alone_until_ && !ignored; }
+
+  // The thread begins to work; what it did before is no sign of anything.
+  void begin() {
+    wall_ = wall_time();
+    running_ = thread_time();
+  }
+
+  // The thread has worked with helpers since begin() or the last look.
+  void look() {
+    const Nanoseconds wall = wall_time(), running = thread_time();
+    const Nanoseconds elapsed = wall - wall_, absent = elapsed - (running - running_);
+    wall_ = wall;
+    running_ = running;
+    // Sums of the recent past: what was before fades.
+    const double kept = std::max(0.0, 1.0 - static_cast<double>(elapsed) / kMemory);
+    elapsed_sum_ = elapsed_sum_ * kept + static_cast<double>(elapsed);
+    absent_sum_ = absent_sum_ * kept + static_cast<double>(absent);
+    if (elapsed_sum_ < kLeastTime || absent_sum_ < kMostAbsent * elapsed_sum_) return;
+    // A pause that did not help for long is followed by a longer one.
+    pause_ = wall < alone_until_ + kLongTime ? std::min(2 * pause_, kLongestPause) : kShortestPause;
+    alone_until_ = wall + pause_;
+    elapsed_sum_ = absent_sum_ = 0.0;
+  }
+
+ private:
+  static constexpr Nanoseconds kMillisecond = 1'000'000;
+  static constexpr Nanoseconds kMemory = 20 * kMillisecond, kLeastTime = 2 * kMillisecond;
+  static constexpr double kMostAbsent = 0.12;
+  static constexpr Nanoseconds kShortestPause = 20 * kMillisecond, kLongestPause = 250 * kMillisecond;
+  static constexpr Nanoseconds kLongTime = 60 * kMillisecond;
+
+  Nanoseconds wall_ = 0, running_ = 0, alone_until_ = 0, pause_ = kShortestPause;
+  double elapsed_sum_ = 0.0, absent_sum_ = 0.0;
+};
+
+}  // namespace tokenprune::cpu
