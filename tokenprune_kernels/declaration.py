@@ -69,8 +69,8 @@ def divprune(x: Tensor, k: int) -> tuple[int, ...]:
     First the row whose nearest other row is farthest, then repeatedly the unselected row whose nearest selected row is
     farthest, in cosine distance. Scores are these distances, +inf for a first pick beside no other finite row.
 
-    Takes O(N^2 D) operations for the first pick and O(N k D) for the others. On the CPU, takes O(N) memory beside x,
-    and a copy of x where its last stride is not 1.
+    Takes O(N^2 D) operations for the first pick and O(N k D) for the others. On the CPU, takes
+    O(N + k D) memory beside x, and a copy of x where its last stride is not 1.
     """
     return check_dense("divprune", x, k)
 
@@ -83,7 +83,8 @@ def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5) -> tuple[int, ..
     ``lam * relevance - (1 - lam) * max similarity to the selected rows``. Scores are the relevance of the first pick
     and that expression for the others.
 
-    Takes O(N k D) operations. On the CPU, takes O(N) memory beside x, and a copy of x where its last stride is not 1.
+    Takes O(N k D) operations. On the CPU, takes O(N + k D) memory beside x, and a
+    copy of x where its last stride is not 1.
     """
     return check_dense("mmr", x, k, lam, relevance=relevance)
 
@@ -97,7 +98,8 @@ def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> tuple[i
     row with the largest ``lam * relevance - (1 - lam) * max similarity to the selected rows``. Scores are the relevance
     of the first pick and that expression for the others.
 
-    Takes O(N k D) operations. On the CPU, takes O(N) memory beside x, and a copy of x where its last stride is not 1.
+    Takes O(N k D) operations. On the CPU, takes O(N + k D) memory beside x, and a
+    copy of x where its last stride is not 1.
     """
     return check_dense("idpruner", x, k, lam, importance=importance)
 

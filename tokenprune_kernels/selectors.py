@@ -28,7 +28,7 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
         ValueError: an argument has the wrong shape or range.
         TypeError: x has the wrong dtype or is None, or ``keep_ratio`` is not a number.
 
-    Takes O(N^2 D) operations for the first pick and O(N k D) for the others, and O(N) memory beside x.
+    Takes O(N^2 D) operations for the first pick and O(N k D) for the others, and O(N + k D) memory beside x.
 
     Example:
         >>> import torch
@@ -73,7 +73,7 @@ def mmr(
         ValueError: an argument has the wrong shape, device or range.
         TypeError: a tensor has the wrong dtype or is None, or ``keep_ratio`` is not a number.
 
-    Takes O(N k D) operations and O(N) memory beside x.
+    Takes O(N k D) operations and O(N + k D) memory beside x.
 
     Example:
         >>> import torch
@@ -120,7 +120,7 @@ def idpruner(
         ValueError: an argument has the wrong shape, device or range.
         TypeError: a tensor has the wrong dtype or is None, or ``keep_ratio`` is not a number.
 
-    Takes O(N k D) operations and O(N) memory beside x.
+    Takes O(N k D) operations and O(N + k D) memory beside x.
 
     Example:
         >>> import torch
