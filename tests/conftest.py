@@ -1,4 +1,4 @@
-import math
+import inspect
 import os
 
 import pytest
@@ -46,24 +46,13 @@ def threads():
 
 
 def pytest_collection_modifyitems(items):
-    """Marks interpreted tests slow unless their sizes are small: a pick takes milliseconds there.
-
-    Every dtype keeps a test that is not slow, and so does every layout.
-    """
+    """Applies the marks of `tests.support.slow`."""
     for item in items:
-        if item.get_closest_marker("interpret") and not _bearable(item.path.stem, **item.callspec.params):
-            item.add_marker(pytest.mark.slow)
-
-
-def _bearable(
-    module, method=None, layout="contiguous", dtype=torch.bfloat16, count=0, depth=0, k=0, batch=(), flush=False, **_
-):
-    small = count <= 60 and k <= 50 and depth <= 64 and math.prod(batch) <= 2
-    if method == "dpp":  # its blocks are small, and each has a turn at every pick
-        small = small and k <= 20 and (0 < count <= 33 or module in ("test_edge_rows", "test_grid"))
-    return (
-        small
-        and not flush
-        and (dtype == torch.bfloat16 or (module == "test_selection" and layout == "contiguous"))
-        and (layout == "contiguous" or count in (33, 50))
-    )
+        if item.get_closest_marker("alone") and item.path.parent.name != "native":
+            raise pytest.UsageError(f"{item.nodeid}: expected a test that runs alone to be in tests/native")
+        for mark in item.iter_markers("slow_if"):
+            (condition,) = mark.args
+            names = inspect.signature(condition).parameters
+            concerned = not mark.kwargs.get("interpreted") or item.get_closest_marker("interpret")
+            if concerned and condition(**{name: item.callspec.params[name] for name in names}):
+                item.add_marker(pytest.mark.slow)
