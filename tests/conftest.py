@@ -45,14 +45,26 @@ def threads():
     torch.set_num_threads(before)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Applies the marks of `tests.support.slow`."""
+    left_out = []
     for item in items:
         if item.get_closest_marker("alone") and item.path.parent.name != "native":
             raise pytest.UsageError(f"{item.nodeid}: expected a test that runs alone to be in tests/native")
-        for mark in item.iter_markers("slow_if"):
-            (condition,) = mark.args
-            names = inspect.signature(condition).parameters
-            concerned = not mark.kwargs.get("interpreted") or item.get_closest_marker("interpret")
-            if concerned and condition(**{name: item.callspec.params[name] for name in names}):
-                item.add_marker(pytest.mark.slow)
+        interpreted = item.get_closest_marker("interpret") is not None
+        if _fulfils_one(item, "slow_if") or (interpreted and _fulfils_one(item, "slow_if_interpreted")):
+            item.add_marker(pytest.mark.slow)
+        if interpreted and _fulfils_one(item, "not_interpreted_if"):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _fulfils_one(item, name):
+    """Whether the parameters of a test fulfil the condition of one of its marks."""
+    return any(_fulfils(item, *mark.args) for mark in item.iter_markers(name))
+
+
+def _fulfils(item, condition):
+    return condition(**{name: item.callspec.params[name] for name in inspect.signature(condition).parameters})

@@ -21,6 +21,7 @@ from tests.mutants.table import MUTANTS, ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPY = ROOT / "build" / "mutants"
+MUTATED = COPY / "the extension is that of a mutant"
 RESULTS = Path(__file__).with_name("results.md")
 TIMEOUT = 1_200
 HEADER = """# Mutants
@@ -37,9 +38,10 @@ def copy_tree():
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for name in listed.stdout.splitlines():
+    extensions = [path.relative_to(ROOT) for path in ROOT.glob("tokenprune_kernels/_C*.so")]
+    for name in [*listed.stdout.splitlines(), *extensions]:
         source, target = ROOT / name, COPY / name
-        if source.is_symlink() or not source.is_file():
+        if source.is_symlink() or not source.is_file() or (target.suffix == ".so" and target.exists()):
             continue
         if not target.exists() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,13 +98,19 @@ def killer(mutant):
     path, room = COPY / mutant.file, ROOMS[mutant.room]
     source = path.read_text()
     compiled = mutant.file.startswith("csrc/")
+    if MUTATED.exists() and not (compiled and room.needs_build):
+        build()
+        MUTATED.unlink()
     path.write_text(source.replace(mutant.old, mutant.new))
     try:
-        if room.needs_build and not build()[0]:
-            return "the compiler"
+        if room.needs_build:
+            MUTATED.touch()
+            if not build()[0]:
+                return "the compiler"
         failed = room_tests(room)
         if failed is None:
             if compiled and not room.needs_build:
+                MUTATED.touch()
                 build()
             failed = make_test()
         return failed
@@ -149,8 +157,10 @@ def main():
         and given.room in (None, mutant.room)
     ]
     # A test that fails without a mutant would kill them all.
-    if not build()[0]:
-        raise SystemExit("the copy does not compile")
+    if MUTATED.exists() or any(ROOMS[mutant.room].needs_build for mutant in chosen):
+        if not build()[0]:
+            raise SystemExit("the copy does not compile")
+        MUTATED.unlink(missing_ok=True)
     for name in {mutant.room: None for mutant in chosen}:
         failed = room_tests(ROOMS[name])
         if failed is not None:
