@@ -148,7 +148,8 @@ void signals() {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   });
-  loops(7, 500);
+  do loops(7, 500);  // again until the sender has had a processor
+  while (handled + handled_elsewhere == 0);
   stop = true;
   sender.join();
   CHECK(handled > 0 && handled_elsewhere == 0);
