@@ -7,6 +7,10 @@ CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc')
 GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
 GPU_SELECTION := tests/triton/test_gpu.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
 SANITIZED := build/sanitized
+# A worker for each processor, with one thread: tests that need several ask for them. Where a test measures how threads
+# share the processors, no other test may run.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+IN_PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
@@ -30,13 +34,15 @@ build: $(VENV)/installed ## compile the extension in place; again in seconds aft
 demo: build ## prune a photograph, print a table, write demo.png
 	$(PY) -m bench demo
 
-test: build ## the test suite without `slow` and `gpu`: native backend first, then Triton in its interpreter
-	$(PY) -m pytest -m "not slow and not gpu and not interpret"
-	TRITON_INTERPRET=1 $(PY) -m pytest -m "interpret and not slow"
+test: build ## the tests without `slow` and `gpu`: native backend first, then Triton in its interpreter; 6 minutes
+	$(PYTEST) $(IN_PARALLEL) -m "not slow and not gpu and not interpret and not alone"
+	$(PYTEST) tests/native -m "alone and not slow"
+	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
 
-test-all: build ## the test suite without `gpu`
-	$(PY) -m pytest -m "not gpu and not interpret"
-	TRITON_INTERPRET=1 $(PY) -m pytest -m interpret
+test-all: build ## the tests without `gpu`
+	$(PYTEST) $(IN_PARALLEL) -m "not gpu and not interpret and not alone"
+	$(PYTEST) tests/native -m alone
+	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
 
 $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
 	@if $(PY) -m pip install --quiet --retries 1 --no-deps -r $<; then touch $@; \
@@ -94,7 +100,7 @@ sanitize: $(VENV)/requirements ## the kernel tests under AddressSanitizer and Un
 	cp -Rut $(SANITIZED) csrc tokenprune_kernels python_ref tests setup.py pyproject.toml README.md LICENSE
 	cd $(SANITIZED) && TOKENPRUNE_SANITIZE=1 ../../$(PY) setup.py -q build_ext --inplace --force
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-		../../$(PY) -m pytest -m "kernel and not slow and not gpu and not interpret"
+		OMP_NUM_THREADS=1 ../../$(PY) -m pytest $(IN_PARALLEL) -m "kernel and not slow and not gpu and not interpret"
 
 wheel: $(VENV)/requirements ## a wheel for this interpreter and torch, in dist
 	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -1,4 +1,4 @@
-import math
+import inspect
 import os
 
 import pytest
@@ -45,25 +45,26 @@ def threads():
     torch.set_num_threads(before)
 
 
-def pytest_collection_modifyitems(items):
-    """Marks interpreted tests slow unless their sizes are small: a pick takes milliseconds there.
-
-    Every dtype keeps a test that is not slow, and so does every layout.
-    """
+def pytest_collection_modifyitems(config, items):
+    """Applies the marks of `tests.support.slow`."""
+    left_out = []
     for item in items:
-        if item.get_closest_marker("interpret") and not _bearable(item.path.stem, **item.callspec.params):
+        if item.get_closest_marker("alone") and item.path.parent.name != "native":
+            raise pytest.UsageError(f"{item.nodeid}: expected a test that runs alone to be in tests/native")
+        interpreted = item.get_closest_marker("interpret") is not None
+        if _fulfils_one(item, "slow_if") or (interpreted and _fulfils_one(item, "slow_if_interpreted")):
             item.add_marker(pytest.mark.slow)
+        if interpreted and _fulfils_one(item, "not_interpreted_if"):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
-def _bearable(
-    module, method=None, layout="contiguous", dtype=torch.bfloat16, count=0, depth=0, k=0, batch=(), flush=False, **_
-):
-    small = count <= 60 and k <= 50 and depth <= 64 and math.prod(batch) <= 2
-    if method == "dpp":  # its blocks are small, and each has a turn at every pick
-        small = small and k <= 20 and (0 < count <= 33 or module in ("test_edge_rows", "test_grid"))
-    return (
-        small
-        and not flush
-        and (dtype == torch.bfloat16 or (module == "test_selection" and layout == "contiguous"))
-        and (layout == "contiguous" or count in (33, 50))
-    )
+def _fulfils_one(item, name):
+    """Whether the parameters of a test fulfil the condition of one of its marks."""
+    return any(_fulfils(item, *mark.args) for mark in item.iter_markers(name))
+
+
+def _fulfils(item, condition):
+    return condition(**{name: item.callspec.params[name] for name in inspect.signature(condition).parameters})

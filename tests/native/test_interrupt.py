@@ -31,10 +31,10 @@ except KeyboardInterrupt:
     "call",
     [
         "dense(60_000)",
-        "dense(30_000, 30_000)",
-        "dense(*[12_000] * 200)",
-        "ragged(57_000, 3_000)",
-        "ragged(3_000, 57_000)",
+        pytest.param("dense(30_000, 30_000)", marks=pytest.mark.slow),
+        pytest.param("dense(*[12_000] * 200)", marks=pytest.mark.slow),
+        pytest.param("ragged(57_000, 3_000)", marks=pytest.mark.slow),
+        pytest.param("ragged(3_000, 57_000)", marks=pytest.mark.slow),
         "ragged(30_000, 25_000)",
     ],
 )
@@ -58,7 +58,7 @@ print(torch.equal(found, expected), len(handled) > 2)
     assert result.stdout.split() == ["True", "True"], result.stderr
 
 
-@pytest.mark.parametrize("call", ["dense(30_000)", "dense(30_000, 30_000)"])
+@pytest.mark.parametrize("call", [pytest.param("dense(30_000)", marks=pytest.mark.slow), "dense(30_000, 30_000)"])
 def test_a_selection_in_a_daemon_thread_lets_the_process_end(call):
     code = f"threading.Thread(target=lambda: {call}, daemon=True).start(); time.sleep(0.5); print('end')"
     result = python(SELECT + code)

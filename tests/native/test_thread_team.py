@@ -15,7 +15,10 @@ from tests.support.subprocess import python
 SOURCES = Path(__file__).parent.parent.parent / "csrc" / "cpu" / "threads"
 
 
-@pytest.mark.parametrize("sanitizer", ["none", "thread", "address,undefined"])
+@pytest.mark.parametrize(
+    "sanitizer",
+    ["none", *(pytest.param(each, marks=pytest.mark.slow) for each in ("thread", "address,undefined"))],
+)
 def test_stress(tmp_path, sanitizer):
     compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
     if os.environ.get("LD_PRELOAD"):

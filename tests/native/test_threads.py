@@ -9,7 +9,10 @@ from tests.support.varlen import prefix_sums
 
 TASKS = Path("/proc/self/task")
 
-pytestmark = pytest.mark.skipif(not TASKS.exists(), reason="reads the processor time of threads in /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not TASKS.exists(), reason="reads the processor time of threads in /proc"),
+]
 
 
 def processor_time():

@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import tokenprune_kernels
 from tests.support.inputs import DTYPES, LAYOUTS, METHODS, arguments, gaussian_tokens, random_weight, with_layout
+from tests.support.slow import slow_if
 from tests.support.varlen import prefix_sums, varlen_arguments
 
 ops = torch.ops.tokenprune
@@ -34,6 +35,7 @@ def packed_arguments(method, dtype=torch.float32, layout="contiguous"):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@slow_if(lambda dtype, layout: LAYOUTS.index(layout) % len(DTYPES) != DTYPES.index(dtype))
 def test_opcheck(namespace, overload, method, dtype, layout):
     for name, given in (
         (method, dense_arguments(method, dtype, layout)),
@@ -50,6 +52,7 @@ def test_opcheck_with_gradients_and_nothing_to_keep(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if(lambda method: method != "mmr")
 def test_a_compiled_function_gives_the_same_tokens(method):
     def kept(x, weight, k):
         indices, scores = getattr(ops, method).scores(*arguments(method, 2 * x, weight, k))
@@ -63,6 +66,7 @@ def test_a_compiled_function_gives_the_same_tokens(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if(lambda method: method != "mmr")
 def test_a_compiled_varlen_function(method):
     def kept(x, weight, cu_seqlens, cu_k, total_k, max_seqlen):
         given = varlen_arguments(method, x + 1, weight, cu_seqlens, cu_k, total_k, max_seqlen)
@@ -114,6 +118,7 @@ def test_lam_is_a_constant_of_the_graph():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if(lambda method: method != "mmr")
 def test_the_python_api_compiles(method):
     weights = () if method == "divprune" else (random_weight(2, 30),)
     function = getattr(tokenprune_kernels, method)

@@ -17,6 +17,7 @@ from tests.support.inputs import (
     ops,
     random_weight,
 )
+from tests.support.slow import always, slow_if_interpreted
 
 pytestmark = pytest.mark.kernel
 
@@ -60,6 +61,7 @@ def test_the_trace_is_right(backend, item, data):
     judged(method, x, weight, k, data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])))
 
 
+@slow_if_interpreted(always)
 @bounded
 @given(items(), st.data())
 def test_the_first_j_of_k_picks_are_the_picks_for_j(backend, item, data):
@@ -72,6 +74,7 @@ def test_the_first_j_of_k_picks_are_the_picks_for_j(backend, item, data):
     assert sorted(indices.tolist()) == list(range(len(x)))
 
 
+@slow_if_interpreted(always)
 @bounded
 @given(items(), st.data())
 def test_an_item_does_not_depend_on_its_batch(backend, item, data):
@@ -106,6 +109,7 @@ def test_a_segment_is_the_same_packed_or_alone(backend, first, second, third, da
     assert torch.equal(packed, torch.cat(alone))
 
 
+@slow_if_interpreted(always)
 @bounded
 @given(st.integers(2, 60), st.sampled_from(METHODS), st.sampled_from(DTYPES), st.integers(0, 2**20), st.randoms())
 def test_a_permutation_of_distinct_rows_permutes_the_picks(backend, count, method, dtype, seed, random):
@@ -128,6 +132,7 @@ def test_a_permutation_of_distinct_rows_permutes_the_picks(backend, count, metho
         assert abs(nearest[indices[0]] - nearest[order[permuted[0]]]) < 1e-5
 
 
+@slow_if_interpreted(always)
 @bounded
 @given(items(least_rows=20), st.integers(1, 3))
 def test_the_result_depends_on_neither_the_run_nor_the_threads(backend, item, batch):

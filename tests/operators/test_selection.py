@@ -19,6 +19,7 @@ from tests.support.inputs import (
     random_weight,
     with_layout,
 )
+from tests.support.slow import not_interpreted_if, slow_if_interpreted
 
 pytestmark = pytest.mark.kernel
 
@@ -39,10 +40,22 @@ SHAPES = [  # N, D, k
 ]
 
 
+def paired(dtype, layout):
+    """Whether the interpreter takes a dtype in a layout: contiguous rows in all, every other layout in one of them."""
+    return layout == "contiguous" or LAYOUTS.index(layout) % len(DTYPES) == DTYPES.index(dtype)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("count", "depth", "k"), SHAPES)
+@slow_if_interpreted(lambda count, depth: count > 60 or depth > 64)
+@slow_if_interpreted(
+    lambda method, layout, count: layout != "contiguous" and (count != 33 or method not in ("divprune", "dpp"))
+)
+@slow_if_interpreted(lambda dtype, layout, count: layout == "contiguous" and dtype != torch.bfloat16 and count != 7)
+@not_interpreted_if(lambda dtype, layout: not paired(dtype, layout))
+@not_interpreted_if(lambda layout, count: layout != "contiguous" and count not in (7, 33, 65))
 def test_gaussian_tokens(backend, method, dtype, layout, count, depth, k):
     x = with_layout(gaussian_tokens(count, depth, dtype=dtype, seed=count), layout)
     judged(method, x, random_weight(*x.shape[:-1], seed=depth), k)
@@ -50,6 +63,7 @@ def test_gaussian_tokens(backend, method, dtype, layout, count, depth, k):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@slow_if_interpreted(lambda method, dtype: (method, dtype) != ("divprune", torch.bfloat16))
 def test_decisive_inputs_occur_and_match_the_oracle(backend, method, dtype):
     decisive = [
         judged(method, gaussian_tokens(40, 64, dtype=dtype, seed=seed), random_weight(40, seed=seed), 6)[1]
@@ -64,6 +78,11 @@ def test_decisive_inputs_occur_and_match_the_oracle(backend, method, dtype):
 @pytest.mark.parametrize(
     ("count", "depth", "non_zeros"), [(50, 4, 4), (100, 8, 1), (130, 64, 16), (70, 1024, 64), (40, 2048, 256)]
 )
+@slow_if_interpreted(lambda method, count: method == "dpp" or count != 50)
+@slow_if_interpreted(lambda method, layout: layout != "contiguous" and (method, layout) != ("divprune", "expanded"))
+@not_interpreted_if(lambda dtype, layout: not paired(dtype, layout))
+@not_interpreted_if(lambda layout, count: layout != "contiguous" and count != 50)
+@slow_if_interpreted(lambda method, dtype: method != "mmr" and dtype != torch.bfloat16)
 def test_exact_arithmetic_inputs_match_the_oracle(backend, method, dtype, layout, count, depth, non_zeros):
     x = exact_tokens_for(method, 2, count, depth, non_zeros=non_zeros, dtype=dtype, seed=count)
     x = with_layout(x, layout)
@@ -77,6 +96,8 @@ def test_exact_arithmetic_inputs_match_the_oracle(backend, method, dtype, layout
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [(1,), (5,), (2, 3), (1, 2, 2)])
+@slow_if_interpreted(lambda method, dtype, batch: method == "dpp" or dtype != torch.bfloat16 or batch != (1,))
+@not_interpreted_if(lambda dtype, batch: dtype != torch.bfloat16 and batch != (2, 3))
 def test_batches_of_clustered_tokens(backend, method, dtype, batch):
     x = clustered_tokens(60, 24, clusters=7, dtype=dtype)
     x = torch.stack([x.roll(shift, 0) for shift in range(torch.tensor(batch).prod())]).reshape(*batch, 60, 24)
@@ -84,6 +105,7 @@ def test_batches_of_clustered_tokens(backend, method, dtype, batch):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if_interpreted(lambda method: method != "divprune")
 def test_items_of_a_strided_batch_of_many_dimensions(backend, method):
     x = gaussian_tokens(4, 3, 2, 12, 9).permute(2, 0, 1, 3, 4)[:, 1:]
     weight = random_weight(2, 3, 3, 12)
@@ -94,6 +116,7 @@ def test_items_of_a_strided_batch_of_many_dimensions(backend, method):
 
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
 @pytest.mark.parametrize("method", ["mmr", "idpruner"])
+@slow_if_interpreted(lambda method, dtype: method != "mmr" or dtype not in (torch.bfloat16, torch.float64))
 def test_weight_dtypes(backend, method, dtype):
     weight = (1000 * random_weight(3, 50, seed=1) - 500).to(dtype)
     x = gaussian_tokens(3, 50, 20)
@@ -112,6 +135,7 @@ def test_empty_results(backend, method, shape, k):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if_interpreted(lambda method: method != "divprune")
 def test_the_greatest_depth_of_a_chunk_boundary(backend, method):
     for depth in (1023, 1024, 1025, 4096, 9001):
         judged(method, gaussian_tokens(20, depth, seed=depth), random_weight(20), 8)

@@ -14,6 +14,7 @@ from tests.support.inputs import (
     ops,
     random_weight,
 )
+from tests.support.slow import not_interpreted_if, slow_if_interpreted
 from tests.support.varlen import HOSTILE, prefix_sums, select, varlen_arguments
 from tokenprune_kernels.verify import verify_trace_varlen
 
@@ -27,6 +28,8 @@ KEPT = (2, 0, 1, 10, 0, 0, 17, 30, 1)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("spare", [0, 1, 50])
+@slow_if_interpreted(lambda method, dtype, spare: method == "dpp" or dtype != torch.bfloat16 or spare != 1)
+@not_interpreted_if(lambda dtype, spare: dtype != torch.bfloat16 and spare != 1)
 def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
     rows, kept = sum(LENGTHS), sum(KEPT)
     x, weight = gaussian_tokens(rows + spare, 33, dtype=dtype), random_weight(rows + spare)
@@ -55,6 +58,7 @@ def test_each_segment_is_selected_as_if_alone(backend, method, dtype, spare):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if_interpreted(lambda method: method != "mmr")
 def test_exact_arithmetic_inputs_match_the_oracle(backend, method):
     x = exact_tokens_for(method, sum(LENGTHS), 64, non_zeros=16, dtype=torch.bfloat16)
     weight = exact_weight(method, sum(LENGTHS))
@@ -81,6 +85,7 @@ def test_nothing_to_select(backend, method, rows, lengths, kept, total_k):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@slow_if_interpreted(lambda method: method == "dpp")
 def test_non_finite_rows_stay_inside_their_segment(backend, method):
     x, weight = gaussian_tokens(20, 6), random_weight(20)
     x[3], x[12] = torch.nan, torch.inf

@@ -5,11 +5,13 @@ import torch
 
 import python_ref
 from tests.support.inputs import gaussian_tokens, judged, ops, random_weight
+from tests.support.slow import slow_if_interpreted
 
 pytestmark = [pytest.mark.kernel]
 
 
 @pytest.mark.parametrize("count", [15, 16, 17, 33])
+@slow_if_interpreted(lambda count: count not in (15, 17))
 def test_blocks_of_rows_with_and_without_a_remainder(backend, count):
     judged("dpp", gaussian_tokens(count, 12), random_weight(count), 6)
 
@@ -36,6 +38,7 @@ def test_rows_that_the_picks_explain_have_no_gain(backend):
 
 
 @pytest.mark.parametrize("scale", [1e38, 1e18, 1e-17, 1e-30, 0.0])
+@slow_if_interpreted(lambda scale: scale not in (1e38, 1e-30))
 def test_relevances_of_any_size(backend, scale):
     judged("dpp", gaussian_tokens(20, 8), scale * random_weight(20), 8)
 

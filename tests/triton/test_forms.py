@@ -14,6 +14,7 @@ from tests.support.inputs import (
     oracle,
     random_weight,
 )
+from tests.support.slow import always, slow_if_interpreted
 from tests.support.varlen import prefix_sums, varlen_arguments
 
 pytest.importorskip("triton", reason="the Triton backend needs triton")
@@ -48,6 +49,7 @@ ROUNDS = [{}, {"max_candidates": 3}, {"max_candidates": 5, "max_rounds": 1}]
         ("all non-finite", 9, 9),
     ],
 )
+@slow_if_interpreted(lambda method, kind: method != "divprune" and kind != "some non-finite")
 def test_every_form_gives_the_same_bits(backend, force, method, kind, rows, picks):
     x, weight = given(kind, rows)
     select = getattr(ops, method).scores
@@ -81,6 +83,7 @@ def test_every_form_gives_the_same_bits_in_a_batch(backend, force, method, round
 
 @pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 @pytest.mark.parametrize("rounds", [{}, {"max_candidates": 2, "max_rounds": 1}], ids=["all", "one"])
+@slow_if_interpreted(lambda rounds: not rounds)
 def test_every_form_gives_the_same_bits_in_a_ragged_batch(backend, force, method, rounds):
     counts, ks = (0, 65, 1, 0, 30, 4), (0, 6, 1, 0, 0, 4)
     x, weight = given("some non-finite", 100)
@@ -101,6 +104,7 @@ def test_one_round_of_candidates_leaves_all_picks_exact(backend, force, method):
 
 @pytest.mark.parametrize("method", ["divprune", "mmr"])
 @pytest.mark.parametrize("max_candidates", [None, 40])
+@slow_if_interpreted(lambda method, max_candidates: (method == "mmr") == (max_candidates is None))
 def test_more_rows_than_are_chosen_from_at_a_time(backend, force, method, max_candidates):
     x, weight = gaussian_tokens(1_100, 4, dtype=torch.bfloat16), random_weight(1_100)
     x[500:1_060] = x[:560].clone()  # ties between rows looked at together and apart
@@ -133,6 +137,7 @@ def test_split_k_gives_the_same_bits(backend, force, monkeypatch):
     assert torch.equal(results[1][1], results[0][1][1])
 
 
+@slow_if_interpreted(always)
 def test_split_k_gives_the_same_bits_in_the_lazy_greedy_form(backend, force, monkeypatch):
     # Relevance decides, so that a round updates with all 70 picks of the one before: two blocks of them.
     given_arguments = gaussian_tokens(150, 1_032, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99
@@ -143,6 +148,7 @@ def test_split_k_gives_the_same_bits_in_the_lazy_greedy_form(backend, force, mon
     assert_equal(ops.mmr.scores(*given_arguments), expected)
 
 
+@slow_if_interpreted(always)
 def test_candidates_of_very_many_segments_are_fewer(backend, force):
     x, weight = gaussian_tokens(200, 16, dtype=torch.bfloat16), random_weight(200)
     given_arguments = varlen_arguments("mmr", x, weight, prefix_sums(100, 20, 80), prefix_sums(90, 9, 70), 169, 100)

@@ -11,6 +11,7 @@ import torch
 
 from tests.support.forms import assert_equal, given
 from tests.support.inputs import METHODS, gaussian_tokens, ops, random_weight
+from tests.support.slow import slow_if
 from tests.support.varlen import prefix_sums, varlen_arguments
 
 interpreter = pytest.importorskip("triton.runtime.interpreter", reason="the Triton backend needs triton")
@@ -157,6 +158,8 @@ def interleaved(monkeypatch, inside_tensors):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["gaussian", "duplicates", "some non-finite"])
 @pytest.mark.parametrize(("programs", "splits"), [(2, 1), (4, 2)])
+@slow_if(lambda method, kind: method == "idpruner" or kind != "some non-finite")
+@slow_if(lambda programs: programs != 4)
 def test_interleaved_programs_give_the_same_bits(backend, interleaved, monkeypatch, method, kind, programs, splits):
     x, weight = given(kind, 140)
     x = torch.cat([x, x.new_ones(140, 1_024)], dim=-1) if splits > 1 and method != "dpp" else x
@@ -182,6 +185,7 @@ def test_splits_of_tiles_are_summed_in_order(backend, interleaved, monkeypatch, 
 
 
 @pytest.mark.parametrize("split_blocks", [2, 1])
+@slow_if(lambda split_blocks: split_blocks != 2)
 def test_rows_are_updated_with_split_k(backend, interleaved, monkeypatch, split_blocks):
     # Relevance decides, so that a round updates with all 70 picks of the one before: two blocks of them.
     given_arguments = gaussian_tokens(150, 2_056, dtype=torch.bfloat16), torch.linspace(1, 0, 150), 145, 0.99

@@ -14,6 +14,7 @@ if triton.knobs.runtime.interpret:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from tests.support.slow import slow_if  # noqa: E402
 from tokenprune_kernels.backends.triton import configs, kernels, operators, runtime  # noqa: E402
 from tokenprune_kernels.backends.triton.forms import base, materialised  # noqa: E402
 
@@ -96,6 +97,7 @@ def configurations():
 
 
 @pytest.mark.parametrize(("architecture", "config", "dtype"), list(configurations()))
+@slow_if(lambda architecture: architecture != 90)
 def test_similarity_pass(machine_code, architecture, config, dtype):
     kernel = similarity_kernel(config, architecture, dtype, min(4096, config.largest_d), ALIGNED)
     code = machine_code(kernel)
@@ -117,6 +119,7 @@ def test_similarity_pass(machine_code, architecture, config, dtype):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("depth", [33, 1_001])
+@slow_if(lambda architecture, depth: architecture != 90 or depth != 33)
 def test_similarity_pass_of_an_odd_layout(machine_code, architecture, dtype, depth):
     config = configs.similarity_config(dtype.itemsize, 2_880, depth, architecture, aligned=False)
     kernel = similarity_kernel(config, architecture, dtype, depth, UNALIGNED)
@@ -150,6 +153,7 @@ GREEDY_BLOCKS = [
 
 @pytest.mark.parametrize(("method", "block_n"), GREEDY_BLOCKS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@slow_if(lambda architecture, block_n: architecture != 90 or block_n > 1_024)
 def test_greedy_loop(architecture, block_n, method):
     config = configs.greedy_config(block_n)
     code = greedy_kernel(architecture, block_n, method).asm["sass"]
@@ -178,6 +182,7 @@ def greedy_loop(code):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@slow_if(lambda architecture: architecture != 100)  # where ptxas once fused them
 def test_scores_are_not_fused(architecture):
     code = greedy_kernel(architecture, 512, "mmr").asm["sass"]
     assert "FMUL" in code
@@ -185,6 +190,7 @@ def test_scores_are_not_fused(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@slow_if(lambda architecture: architecture != 90)
 def test_scaled_importance_is_read_behind_a_barrier(architecture):
     code = greedy_kernel(architecture, 512, "idpruner").asm["ttgir"]
     scaled = code.index("tt.store")
@@ -236,6 +242,7 @@ SHARED_MEMORY, RESERVED_SHARED_MEMORY, REGISTERS = 100 * 1_024, 1_024, 65_536
 @pytest.mark.parametrize(
     ("kernel", "architecture", "dtype", "layout", "depth", "method", "candidates"), list(grid_kernels())
 )
+@slow_if(lambda architecture, dtype, layout: architecture != 90 or dtype != torch.bfloat16 or layout is not ALIGNED)
 def test_cooperative_kernels(machine_code, kernel, architecture, dtype, layout, depth, method, candidates):
     config, binary = grid_kernel(kernel, architecture, dtype, layout, depth, method, candidates)
     code = machine_code(binary)
@@ -261,6 +268,7 @@ def assert_cooperative(binary, code, config):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["mmr", "idpruner"])
+@slow_if(lambda architecture: architecture != 90)
 def test_first_pick(machine_code, architecture, method):
     tensors = {"reciprocal_norm": torch.float32, "relevance": torch.float32, "scores": torch.float32}
     tensors |= {"state": torch.int32, "indices": torch.int64}
@@ -271,6 +279,7 @@ def test_first_pick(machine_code, architecture, method):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@slow_if(lambda architecture: architecture != 90)
 def test_row_norms(architecture, dtype):
     kernel = compiled(
         kernels.row_norm_kernel,
@@ -296,6 +305,7 @@ def test_row_norms_are_summed_by_pairs(layout, dtype):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@slow_if(lambda architecture: architecture != 90)
 def test_plan(architecture):
     kernel = compiled(
         kernels.plan_kernel,
@@ -341,6 +351,7 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(("layout", "depth"), [(ALIGNED, 4_096), (UNALIGNED, 1_001)], ids=["aligned", "odd"])
+@slow_if(lambda architecture, dtype, layout: architecture != 90 or dtype != torch.bfloat16 or layout is not ALIGNED)
 def test_dpp(machine_code, architecture, dtype, layout, depth):
     config = configs.dpp_config(dtype.itemsize)
     tensors = dict.fromkeys(("reciprocal_norm", "relevance", "gains", "factor", "scores"), torch.float32)

@@ -17,6 +17,7 @@ from tests.support.inputs import (
     ops,
     random_weight,
 )
+from tests.support.slow import slow_if_interpreted
 from tests.support.subprocess import python
 from tests.support.varlen import prefix_sums, varlen_arguments
 from tokenprune_kernels.backends import triton as backend_package
@@ -60,6 +61,7 @@ def runs(monkeypatch):
         (8 * 12 * 12, "materialised", (0, 2, 4)),
     ],
 )
+@slow_if_interpreted(lambda method: method != "divprune")
 def test_a_batch_in_slices_is_the_batch_at_once(backend, force, runs, method, limit, form, firsts):
     x, weight = gaussian_tokens(5, 11, 16), random_weight(5, 11)
     expected = getattr(ops, method).scores(*arguments(method, x, weight, 4))
@@ -98,6 +100,7 @@ def test_a_loose_longest_segment_costs_no_more_launches(backend, force, runs):
 
 @only_triton
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@slow_if_interpreted(lambda dtype: dtype != torch.bfloat16)
 def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
     x, weight = gaussian_tokens(140, 1_040, dtype=dtype), random_weight(140)
     results = []
@@ -113,6 +116,7 @@ def test_every_configuration_gives_the_same_bits(backend, monkeypatch, dtype):
 
 @only_triton
 @pytest.mark.parametrize("method", METHODS_WITH_FORMS)
+@slow_if_interpreted(lambda method: method != "mmr")
 def test_every_greedy_block_gives_the_same_bits(backend, monkeypatch, method):
     x, weight = gaussian_tokens(40, 16), random_weight(40)
     x[3], weight[7], weight[9] = torch.inf, -torch.nan, torch.inf
@@ -226,6 +230,7 @@ def test_the_lazy_greedy_form_is_taken_from_the_threshold_on(force):
 @pytest.mark.parametrize("form", ["materialised", "lazy_greedy"])
 @pytest.mark.parametrize("limit", [1, 2**30])
 @pytest.mark.parametrize("count", [9])
+@slow_if_interpreted(lambda method: method == "idpruner")
 def test_the_plan_says_what_is_launched(backend, force, monkeypatch, method, form, limit, count):
     launched, capacities = [], []
     launch = runtime.launch
@@ -328,6 +333,7 @@ def test_every_method_is_warmed_up(backend, monkeypatch):
 
 @only_triton
 @pytest.mark.parametrize("method", METHODS_WITH_FORMS)
+@slow_if_interpreted(lambda method: method != "divprune")
 def test_more_rows_than_the_greedy_kernel_holds_are_no_limit(backend, monkeypatch, runs, method):
     monkeypatch.setattr(configs, "LARGEST_COUNT", 20)
     x, weight = gaussian_tokens(21, 8), random_weight(21)
@@ -364,6 +370,7 @@ def test_a_dot_product_that_overflows_where_the_sum_of_squares_did_not(backend, 
     ("shape", "strides"), [((9, 8), (2**30, 1)), ((4, 7), (2**31 + 1, 1)), ((2, 3, 8), (2**32, 2**30, 1))]
 )
 @pytest.mark.parametrize("method", METHODS)
+@slow_if_interpreted(lambda method: method == "idpruner")
 def test_rows_far_apart(backend, tmp_path, method, shape, strides):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(2**34 + 2**13)
