@@ -15,7 +15,7 @@ GENERATED = ROOT / "build" / "generated"
 SANITIZE = os.environ.get("TOKENPRUNE_SANITIZE") == "1"
 
 COMPILE_FLAGS = [
-    "-std=c++17",
+    "-std=c++20",  # torch >= 2.14 refuses an older one
     "-O2" if SANITIZE else "-O3",
     "-ffp-contract=off",  # a similarity and a score round the same way wherever the compiler inlines them
     "-fno-math-errno",
