@@ -61,7 +61,11 @@ def test_build_info():
     assert info["versions"]["torch"] == torch.__version__
     assert info["versions"]["tokenprune_kernels"] == tokenprune_kernels.__version__
     assert set(info["backends"]) == {"native", "triton"}
+    assert info["location"] == str(PACKAGE)
+    assert info["threads"]["torch"] == torch.get_num_threads()
+    assert info["torch_build"]["source"] == torch.version.git_version
     built = info["backends"]["native"]
+    assert Path(built["file"]).parent == PACKAGE
     assert built["unavailable"] == {"cpu": None, "cuda": "it runs on CPU tensors only"}
     assert torch.__version__.startswith(built["torch"])
     assert built["isa"] in built["supported_isas"]

@@ -78,4 +78,4 @@ def operator(name: str, overload: str) -> Any:
 
 def build_info() -> dict[str, Any]:
     """What the extension was built with, and its instruction sets; nothing when it is not available."""
-    return {} if _extension is None else dict(_extension.build_info())
+    return {} if _extension is None else {"file": str(_extension.__file__), **_extension.build_info()}
