@@ -5,17 +5,25 @@ TOKENPRUNE_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitize
 
 import ast
 import os
+import runpy
 from pathlib import Path
 
-from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+try:
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError:
+    # Enough for the metadata and for a source distribution; the extension is then refused below.
+    torch, BuildExtension, CppExtension = None, build_ext, Extension
 
 ROOT = Path(__file__).parent
 GENERATED = ROOT / "build" / "generated"
 SANITIZE = os.environ.get("TOKENPRUNE_SANITIZE") == "1"
 
 COMPILE_FLAGS = [
-    "-std=c++17",
+    "-std=c++20",  # torch >= 2.14 refuses an older one
     "-O2" if SANITIZE else "-O3",
     "-ffp-contract=off",  # a similarity and a score round the same way wherever the compiler inlines them
     "-fno-math-errno",
@@ -59,6 +67,24 @@ def write_operators_header() -> None:
         header.write_text(text)
 
 
+def check_torch() -> None:
+    """Refuses to build without torch, or with one that is too old.
+
+    An isolated build has its own packages. A torch among them would be downloaded for this build alone, gigabytes of
+    it, and could be another release than the one that is installed: pyproject.toml does not ask for it.
+    """
+    if torch is None:
+        raise SystemExit(
+            "tokenprune_kernels: expected to be built with the installed torch, got a build without torch; install "
+            "torch, ninja and pybind11, and run pip with --no-build-isolation"
+        )
+    torch_release = runpy.run_path(str(ROOT / "tokenprune_kernels" / "torch_release.py"))
+    try:
+        torch_release["check_supported"](torch.__version__)
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
+
+
 class Build(BuildExtension):
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -66,6 +92,7 @@ class Build(BuildExtension):
         self.build_temp = str(ROOT / "build" / "objects")
 
     def run(self) -> None:
+        check_torch()
         write_operators_header()
         super().run()
 

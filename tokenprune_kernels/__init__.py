@@ -9,6 +9,12 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import torch
+
+from . import torch_release
+
+torch_release.check_supported(torch.__version__)
+
 from .backends.triton import warmup
 from .dispatch import build_info, use_backend
 from .kept_tokens import prune

@@ -193,7 +193,8 @@ def _info(options: argparse.Namespace) -> None:
     information = build_info()
     for name, version in information["versions"].items():
         print(f"{name} {version or 'not installed'}")
-    print(f"default backend: {information['default_backend']}")
+    for key in ("platform", "location", "torch_build", "threads", "default_backend"):
+        print(f"{key.replace('_', ' ')}: {_as_text(information[key])}")
     for name, backend in information["backends"].items():
         print(f"{name}:")
         for key, value in backend.items():
@@ -201,8 +202,15 @@ def _info(options: argparse.Namespace) -> None:
                 for device_type, reason in value.items():
                     print(f"  {device_type} tensors: {f'cannot run, {reason}' if reason else 'runs'}")
             else:
-                text = (", ".join(value) or "none") if isinstance(value, list) else value
-                print(f"  {key.replace('_', ' ')}: {text}")
+                print(f"  {key.replace('_', ' ')}: {_as_text(value)}")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_as_text(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -105,10 +106,12 @@ def build_info() -> dict[str, Any]:
     """Says what is installed and what can run here.
 
     Returns:
-        A dictionary that JSON can hold: ``versions`` (package, torch, triton, python), ``default_backend``, and
+        A dictionary that JSON can hold: ``versions`` (package, torch, triton, transformers, python), the ``platform``,
+        the ``location`` of the package, the ``torch_build`` (its source, and the CUDA or HIP that it was built for),
+        the numbers of ``threads`` (torch's, and the processors that this process may run on), ``default_backend``, and
         ``backends``. Each backend has ``unavailable``, by device type None or the reason. ``native`` also has the
-        ``torch`` and the ``compiler`` that the extension was built with, the instruction set in use (``isa``), the one
-        that each dtype takes (``isa_by_dtype``) and the ``supported_isas``.
+        ``file`` of the extension, the ``torch`` and the ``compiler`` that it was built with, the instruction set in use
+        (``isa``), the one that each dtype takes (``isa_by_dtype``) and the ``supported_isas``.
 
     Example:
         >>> import tokenprune_kernels
@@ -125,11 +128,26 @@ def build_info() -> dict[str, Any]:
             "tokenprune_kernels": __version__,
             "torch": torch.__version__,
             "triton": _version("triton"),
+            "transformers": _version("transformers"),
             "python": platform.python_version(),
         },
+        "platform": platform.platform(),
+        "location": str(Path(__file__).parent),
+        "torch_build": {
+            "cuda": torch.version.cuda,
+            "hip": torch.version.hip,
+            "debug": torch.version.debug,
+            "source": torch.version.git_version,
+        },
+        "threads": {"torch": torch.get_num_threads(), "available_processors": _available_processors()},
         "default_backend": _chosen.get(),
         "backends": backends,
     }
+
+
+def _available_processors() -> int | None:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _version(distribution: str) -> str | None:

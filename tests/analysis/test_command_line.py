@@ -238,6 +238,12 @@ def test_info_says_what_is_installed_and_what_runs(capsys):
     assert f"torch {torch.__version__}" in lines
     for backend in ("native", "triton"):
         assert f"{backend}:" in lines
+    starts = [line.partition(":")[0].strip() for line in lines]
+    for key in ("platform", "location", "torch build", "threads", "file", "compiler", "isa", "isa by dtype"):
+        assert starts.count(key) == 1
+    for name in ("python", "triton", "transformers"):
+        assert sum(line.startswith(f"{name} ") for line in lines) == 1
+    assert "{" not in captured.out
     assert captured.err == ""
 
 

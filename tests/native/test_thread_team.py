@@ -24,7 +24,7 @@ def test_stress(tmp_path, sanitizer):
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("a preloaded sanitizer runtime would run beside that of the program")
     program = tmp_path / "stress"
-    options = ["-std=c++17", "-O1", "-g", "-pthread", "-I", str(SOURCES)]
+    options = ["-std=c++20", "-O1", "-g", "-pthread", "-I", str(SOURCES)]
     if sanitizer != "none":
         options.append(f"-fsanitize={sanitizer}")
     files = [Path(__file__).parent / "thread_team_stress.cpp", SOURCES / "thread_team.cpp", SOURCES / "processors.cpp"]

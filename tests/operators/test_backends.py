@@ -9,7 +9,6 @@ import torch
 
 import tokenprune_kernels
 from tests.support.subprocess import python
-from tokenprune_kernels.backends import native
 
 PACKAGE = Path(tokenprune_kernels.__file__).parent
 X = torch.eye(4)
@@ -62,7 +61,11 @@ def test_build_info():
     assert info["versions"]["torch"] == torch.__version__
     assert info["versions"]["tokenprune_kernels"] == tokenprune_kernels.__version__
     assert set(info["backends"]) == {"native", "triton"}
+    assert info["location"] == str(PACKAGE)
+    assert info["threads"]["torch"] == torch.get_num_threads()
+    assert info["torch_build"]["source"] == torch.version.git_version
     built = info["backends"]["native"]
+    assert Path(built["file"]).parent == PACKAGE
     assert built["unavailable"] == {"cpu": None, "cuda": "it runs on CPU tensors only"}
     assert torch.__version__.startswith(built["torch"])
     assert built["isa"] in built["supported_isas"]
@@ -78,6 +81,10 @@ def copied_package(tmp_path):
     return tmp_path
 
 
+def built_for():
+    return tokenprune_kernels.build_info()["backends"]["native"]["torch"]
+
+
 REPORT = """
 import torch, tokenprune_kernels as t
 print(t.build_info()["backends"]["native"]["unavailable"]["cpu"])
@@ -88,8 +95,8 @@ t.divprune(torch.eye(3), 1)
 
 def test_an_extension_built_for_another_torch_is_refused(copied_package):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
-    release = native._RELEASE
-    other = "1" * (len(release) - 2) + ".9"
+    release = built_for()
+    other = "1." + "9" * (len(release) - 4) + ".9"
     contents = extension.read_bytes()
     marked = contents.replace(f"built for torch {release}".encode(), f"built for torch {other}".encode())
     assert marked != contents
@@ -130,7 +137,7 @@ def test_a_missing_extension_is_reported(copied_package):
 
 def test_a_broken_extension_is_reported(copied_package):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
-    release = native._RELEASE
+    release = built_for()
     extension.write_bytes(f"tokenprune_kernels built for torch {release} and nothing else".encode())
     result = python(REPORT, path=copied_package)
     assert "_C" in result.stdout.splitlines()[0]

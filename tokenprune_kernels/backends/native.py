@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from .. import torch_release
+
 _REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in the source tree"
-_BUILT_FOR = re.compile(rb"tokenprune_kernels built for torch ([0-9.]+)")
-_RELEASE = re.sub(r"[^0-9.].*", "", torch.__version__)  # without a local or development suffix
+_BUILT_FOR = re.compile(rb"tokenprune_kernels built for torch ([0-9]+[.][0-9]+[.][0-9]+)")
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -27,9 +28,9 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"the extension is not built for this Python; {_REBUILD}"
     try:
         built_for = _BUILT_FOR.search(path.read_bytes())
-        release = built_for[1].decode() if built_for else "an unknown version"
         # Another release may have another binary interface: loading it could crash instead of failing.
-        if release != _RELEASE:
+        if built_for is None or not torch_release.is_of(torch.__version__, built_for[1].decode()):
+            release = built_for[1].decode() if built_for else "an unknown version"
             return None, (
                 f"the extension was built for torch {release}, but torch {torch.__version__} is running; {_REBUILD}"
             )
@@ -77,4 +78,4 @@ def operator(name: str, overload: str) -> Any:
 
 def build_info() -> dict[str, Any]:
     """What the extension was built with, and its instruction sets; nothing when it is not available."""
-    return {} if _extension is None else dict(_extension.build_info())
+    return {} if _extension is None else {"file": str(_extension.__file__), **_extension.build_info()}
