@@ -104,6 +104,9 @@ class Build(BuildExtension):
         check_torch()
         write_operators_header()
         super().run()
+        built = Path(self.get_ext_fullpath("tokenprune_kernels._C"))
+        for superseded in built.parent.glob("_C.cpython-*"):  # bound to one Python and one torch, by an older version
+            superseded.unlink()
 
 
 HEADERS = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inc"), GENERATED / "operators.h"]
