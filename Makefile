@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc')
+CPP := $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.inc")
 # A machine with a GPU and no network runs what it has.
 GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
 GPU_SELECTION := tests/triton/test_gpu.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
@@ -102,7 +102,7 @@ sanitize: $(VENV)/requirements ## the kernel tests under AddressSanitizer and Un
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 ../../$(PY) -m pytest $(IN_PARALLEL) -m "kernel and not slow and not gpu and not interpret"
 
-wheel: $(VENV)/requirements ## a wheel for this interpreter and torch, in dist
+wheel: $(VENV)/requirements ## a wheel for this platform, every Python and every supported torch, in dist
 	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 test-wheel: wheel ## install the wheel into an empty environment and test it there

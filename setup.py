@@ -1,4 +1,7 @@
-"""Builds the extension tokenprune_kernels._C. Everything else about the package is in pyproject.toml.
+"""Builds the extension tokenprune_kernels/_C.abi3.so. Everything else about the package is in pyproject.toml.
+
+The extension uses torch's stable interface alone, and no Python: one file serves every Python, and every torch from the
+oldest supported one on, whichever of them it was built beside.
 
 TOKENPRUNE_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer (see `make sanitize`).
 """
@@ -13,10 +16,10 @@ from setuptools.command.build_ext import build_ext
 
 try:
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 except ImportError:
     # Enough for the metadata and for a source distribution; the extension is then refused below.
-    torch, BuildExtension, CppExtension = None, build_ext, Extension
+    torch, BuildExtension = None, build_ext
 
 ROOT = Path(__file__).parent
 GENERATED = ROOT / "build" / "generated"
@@ -33,6 +36,13 @@ COMPILE_FLAGS = [
     "-Werror=return-type",
 ]
 LINK_FLAGS = []
+LIBRARIES = {}
+if torch is not None:
+    torch_release = runpy.run_path(str(ROOT / "tokenprune_kernels" / "torch_release.py"))
+    major, minor = map(int, torch_release["OLDEST"].split("."))
+    COMPILE_FLAGS.append(f"-DTORCH_TARGET_VERSION={major << 56 | minor << 48:#x}")
+    COMPILE_FLAGS += [f"-isystem{path}" for path in include_paths()]
+    LIBRARIES = {"libraries": ["torch_cpu"], "library_dirs": library_paths()}
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
     COMPILE_FLAGS += flags
@@ -71,14 +81,13 @@ def check_torch() -> None:
     """Refuses to build without torch, or with one that is too old.
 
     An isolated build has its own packages. A torch among them would be downloaded for this build alone, gigabytes of
-    it, and could be another release than the one that is installed: pyproject.toml does not ask for it.
+    it: pyproject.toml does not ask for it.
     """
     if torch is None:
         raise SystemExit(
             "tokenprune_kernels: expected to be built with the installed torch, got a build without torch; install "
-            "torch, ninja and pybind11, and run pip with --no-build-isolation"
+            "torch and ninja, and run pip with --no-build-isolation"
         )
-    torch_release = runpy.run_path(str(ROOT / "tokenprune_kernels" / "torch_release.py"))
     try:
         torch_release["check_supported"](torch.__version__)
     except ImportError as error:
@@ -95,6 +104,9 @@ class Build(BuildExtension):
         check_torch()
         write_operators_header()
         super().run()
+        built = Path(self.get_ext_fullpath("tokenprune_kernels._C"))
+        for superseded in built.parent.glob("_C.cpython-*"):  # bound to one Python and one torch, by an older version
+            superseded.unlink()
 
 
 HEADERS = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inc"), GENERATED / "operators.h"]
@@ -102,14 +114,18 @@ SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("
 
 setup(
     ext_modules=[
-        CppExtension(
+        Extension(
             "tokenprune_kernels._C",
             SOURCES,
             depends=[str(path) for path in HEADERS],
             include_dirs=[str(ROOT / "csrc" / "cpu"), str(GENERATED)],
             extra_compile_args=COMPILE_FLAGS,
             extra_link_args=LINK_FLAGS,
+            language="c++",
+            py_limited_api=True,
+            **LIBRARIES,
         )
     ],
     cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

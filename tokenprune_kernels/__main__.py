@@ -193,7 +193,7 @@ def _info(options: argparse.Namespace) -> None:
     information = build_info()
     for name, version in information["versions"].items():
         print(f"{name} {version or 'not installed'}")
-    for key in ("platform", "location", "torch_build", "threads", "default_backend"):
+    for key in ("newest_torch_tried", "platform", "location", "torch_build", "threads", "default_backend"):
         print(f"{key.replace('_', ' ')}: {_as_text(information[key])}")
     for name, backend in information["backends"].items():
         print(f"{name}:")

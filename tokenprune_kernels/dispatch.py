@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from . import torch_release
 from .backends import native, triton
 from .version import __version__
 
@@ -106,7 +107,8 @@ def build_info() -> dict[str, Any]:
     """Says what is installed and what can run here.
 
     Returns:
-        A dictionary that JSON can hold: ``versions`` (package, torch, triton, transformers, python), the ``platform``,
+        A dictionary that JSON can hold: ``versions`` (package, torch, triton, transformers, python), the newest torch
+        that the package was tried with (``newest_torch_tried``), the ``platform``,
         the ``location`` of the package, the ``torch_build`` (its source, and the CUDA or HIP that it was built for),
         the numbers of ``threads`` (torch's, and the processors that this process may run on), ``default_backend``, and
         ``backends``. Each backend has ``unavailable``, by device type None or the reason. ``native`` also has the
@@ -131,6 +133,7 @@ def build_info() -> dict[str, Any]:
             "transformers": _version("transformers"),
             "python": platform.python_version(),
         },
+        "newest_torch_tried": torch_release.NEWEST_TRIED,
         "platform": platform.platform(),
         "location": str(Path(__file__).parent),
         "torch_build": {

@@ -1,6 +1,7 @@
 """Which backend runs, how it is chosen, and why one cannot run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_build_info():
     built = info["backends"]["native"]
     assert Path(built["file"]).parent == PACKAGE
     assert built["unavailable"] == {"cpu": None, "cuda": "it runs on CPU tensors only"}
-    assert torch.__version__.startswith(built["torch"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", built["torch"])  # whichever it was built beside
     assert built["isa"] in built["supported_isas"]
     assert set(built["isa_by_dtype"]) == {"bfloat16", "float16", "float32"}
     assert set(built["isa_by_dtype"].values()) <= set(built["supported_isas"])
@@ -81,31 +82,12 @@ def copied_package(tmp_path):
     return tmp_path
 
 
-def built_for():
-    return tokenprune_kernels.build_info()["backends"]["native"]["torch"]
-
-
 REPORT = """
 import torch, tokenprune_kernels as t
 print(t.build_info()["backends"]["native"]["unavailable"]["cpu"])
 print(t.divprune(torch.eye(3).to("meta"), 1).shape)
 t.divprune(torch.eye(3), 1)
 """
-
-
-def test_an_extension_built_for_another_torch_is_refused(copied_package):
-    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
-    release = built_for()
-    other = "1." + "9" * (len(release) - 4) + ".9"
-    contents = extension.read_bytes()
-    marked = contents.replace(f"built for torch {release}".encode(), f"built for torch {other}".encode())
-    assert marked != contents
-    extension.write_bytes(marked)
-    result = python(REPORT, path=copied_package)
-    reason = f"the extension was built for torch {other}, but torch {torch.__version__} is running; run `pip install"
-    assert result.stdout.startswith(reason)
-    assert "torch.Size([1])" in result.stdout
-    assert f"RuntimeError: divprune: backend 'native' cannot run on cpu tensors: {reason}" in result.stderr
 
 
 def test_an_extension_of_another_declaration_is_refused(copied_package):
@@ -121,27 +103,39 @@ def test_an_extension_of_another_declaration_is_refused(copied_package):
     assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension dec" in result.stderr
 
 
-def test_an_empty_extension_is_reported(copied_package):
-    (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
-    extension.write_bytes(b"")
-    assert python(REPORT, path=copied_package).stdout.startswith("the extension was built for torch an unknown version")
-
-
 def test_a_missing_extension_is_reported(copied_package):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
     extension.unlink()
     result = python(REPORT, path=copied_package)
-    assert result.stdout.startswith("the extension is not built for this Python; run `pip install")
+    assert result.stdout.startswith("the extension is not built; run `pip install")
     assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension is not" in result.stderr
 
 
-def test_a_broken_extension_is_reported(copied_package):
+@pytest.mark.parametrize("contents", [b"", b"no library"], ids=["empty", "broken"])
+def test_an_extension_that_cannot_be_loaded_is_reported(copied_package, contents):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
-    release = built_for()
-    extension.write_bytes(f"tokenprune_kernels built for torch {release} and nothing else".encode())
+    extension.write_bytes(contents)
     result = python(REPORT, path=copied_package)
     assert "_C" in result.stdout.splitlines()[0]
     assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors:" in result.stderr
+
+
+def test_a_second_copy_of_the_extension_is_reported_and_leaves_the_first(copied_package):
+    (first,) = PACKAGE.glob("_C*.so")
+    code = (
+        "import torch\n"
+        f"torch.ops.load_library({str(first)!r})\n"
+        "import tokenprune_kernels as t\n"
+        "print(t.build_info()['backends']['native']['unavailable']['cpu'])\n"
+        "print(torch.ops.tokenprune_native.divprune(torch.eye(4), 3).tolist())"
+    )
+    result = python(code, path=copied_package)
+    assert result.stdout.splitlines() == [
+        "another copy of the package has registered the compiled operators in this process",
+        "[0, 1, 2]",
+    ], result.stderr
+    loaded_before = python(code, path=PACKAGE.parent)
+    assert loaded_before.stdout.splitlines() == ["None", "[0, 1, 2]"], loaded_before.stderr
 
 
 def test_the_compiled_operators_need_no_python_package():

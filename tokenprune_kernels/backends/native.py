@@ -1,47 +1,58 @@
-"""The native backend: the compiled extension on CPU tensors."""
+"""The native backend: the compiled library on CPU tensors.
+
+The library knows torch by its stable interface alone, and Python not at all. This module loads it, and hands it what it
+needs of the interpreter.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import importlib
-import importlib.machinery
-import re
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from .. import torch_release
-
+_PATH = Path(__file__).parent.parent / "_C.abi3.so"
 _REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in the source tree"
-_BUILT_FOR = re.compile(rb"tokenprune_kernels built for torch ([0-9]+[.][0-9]+[.][0-9]+)")
 
 
-def _load() -> tuple[ModuleType | None, str]:
-    """The extension module, or None and the reason it is not loaded."""
-    package = Path(__file__).parent.parent
-    candidates = (package / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
-    if path is None:
-        return None, f"the extension is not built for this Python; {_REBUILD}"
+def _load() -> tuple[str, str]:
+    """The namespace of the compiled operators, or an empty one and the reason."""
+    if not _PATH.exists():
+        return "", f"the extension is not built; {_REBUILD}"
     try:
-        built_for = _BUILT_FOR.search(path.read_bytes())
-        # Another release may have another binary interface: loading it could crash instead of failing.
-        if built_for is None or not torch_release.is_of(torch.__version__, built_for[1].decode()):
-            release = built_for[1].decode() if built_for else "an unknown version"
-            return None, (
-                f"the extension was built for torch {release}, but torch {torch.__version__} is running; {_REBUILD}"
-            )
-        extension = importlib.import_module(f"{__package__.rpartition('.')[0]}._C")
-        extension.build_info()
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return None, str(error)
-    return extension, ""
+        torch.ops.load_library(_PATH)
+        library = ctypes.CDLL(str(_PATH))
+        library.tokenprune_namespace.restype = ctypes.c_char_p
+        namespace = library.tokenprune_namespace()
+        if namespace is None:
+            return "", "another copy of the package has registered the compiled operators in this process"
+        getattr(torch.ops, namespace.decode())._build_info()
+        _hand_over_python(library)
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
+        return "", str(error)
+    return namespace.decode(), ""
 
 
-_extension, _reason = _load()
+def _hand_over_python(library: ctypes.CDLL) -> None:
+    """Has long selections run signal handlers, that of Ctrl-C above all."""
+    python = ctypes.pythonapi
+    functions = (
+        python.PyThread_get_thread_ident,
+        python.PyGILState_Ensure,
+        python.PyErr_CheckSignals,
+        python.PyGILState_Release,
+    )
+    addresses = (ctypes.cast(function, ctypes.c_void_p) for function in functions)
+    library.tokenprune_check_signals(*addresses, ctypes.c_ulong(threading.main_thread().ident or 0))
+
+
+_namespace, _reason = _load()
+_autograd = torch.library.Library(_namespace, "IMPL", "Autograd") if _namespace else None
 
 
 def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> None:
@@ -49,33 +60,51 @@ def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> 
 
     Makes the whole backend unavailable where they differ: the extension is then of another version of the package.
     """
-    global _extension, _reason
-    if _extension is None:
+    global _namespace, _reason
+    if not _namespace or _autograd is None:
         return
     try:
-        compiled = str(operator(name, overload)._schema)
+        compiled = str(_overload(name, overload)._schema)
     except AttributeError:
         compiled = ""
-    if compiled == f"{_extension.namespace}::{schema}":
-        torch.library.register_fake(compiled.partition("(")[0], fake)
+    if compiled == f"{_namespace}::{schema}":
+        qualified = compiled.partition("(")[0]
+        torch.library.register_fake(qualified, fake)
+        # Selections have no gradient. The stable interface cannot say so.
+        _autograd.impl(qualified.partition("::")[2], torch.library.fallthrough_kernel)
     else:
-        _extension, _reason = None, f"the extension declares {schema.partition('(')[0]} otherwise; rebuild it"
+        _namespace, _reason = "", f"the extension declares {schema.partition('(')[0]} otherwise; rebuild it"
 
 
 def unavailable(device_type: str) -> str | None:
     """Why the backend cannot run on tensors of this device type; None when it can."""
-    if _extension is None:
+    if not _namespace:
         return _reason
     return None if device_type == "cpu" else "it runs on CPU tensors only"
 
 
 @functools.cache
-def operator(name: str, overload: str) -> Any:
+def operator(name: str, overload: str) -> Callable[..., Any]:
     """The compiled form of an operator."""
-    assert _extension is not None
-    return getattr(getattr(getattr(torch.ops, _extension.namespace), name), overload)
+    compiled = _overload(name, overload)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except RuntimeError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None  # what a signal handler has raised, KeyboardInterrupt above all
+
+    return call
+
+
+def _overload(name: str, overload: str) -> Any:
+    return getattr(getattr(getattr(torch.ops, _namespace), name), overload)
 
 
 def build_info() -> dict[str, Any]:
     """What the extension was built with, and its instruction sets; nothing when it is not available."""
-    return {} if _extension is None else {"file": str(_extension.__file__), **_extension.build_info()}
+    if not _namespace:
+        return {}
+    return {"file": str(_PATH), **json.loads(getattr(torch.ops, _namespace)._build_info())}

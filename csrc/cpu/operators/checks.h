@@ -1,16 +1,18 @@
-// The checks of declaration.py and of checks.py once more, in the same words, for callers that come without Python.
+// The checks of declaration.py and of checks.py once more, in the same words, for callers that come without Python. The
+// stable interface has no classes of errors: a wrong type is a std::runtime_error, a wrong value a
+// std::invalid_argument.
 #pragma once
-
-#include <ATen/core/Tensor.h>
 
 #include <cmath>
 #include <cstdio>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-namespace tokenprune::cpu {
+#include "stable.h"
 
-using at::Tensor;
+namespace tokenprune::cpu {
 
 enum class Method { divprune, mmr, idpruner, dpp };
 
@@ -20,30 +22,76 @@ struct Operator {
   const char* weight_name = nullptr;
 };
 
-#define TOKENPRUNE_CHECK(condition, op, ...) TORCH_CHECK_VALUE(condition, (op).name, ": expected ", __VA_ARGS__)
-#define TOKENPRUNE_CHECK_TYPE(condition, op, ...) TORCH_CHECK_TYPE(condition, (op).name, ": expected ", __VA_ARGS__)
+template <class... Parts>
+std::string message(const Operator& op, const Parts&... parts) {
+  std::ostringstream text;
+  text << op.name << ": expected ";
+  (text << ... << parts);
+  return text.str();
+}
 
+#define TOKENPRUNE_CHECK(condition, op, ...) \
+  if (!(condition)) throw std::invalid_argument(message(op, __VA_ARGS__))
+#define TOKENPRUNE_CHECK_TYPE(condition, op, ...) \
+  if (!(condition)) throw std::runtime_error(message(op, __VA_ARGS__))
+
+inline std::string text(Shape shape) {
+  std::string dimensions;
+  for (const std::int64_t size : shape) dimensions += (dimensions.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + dimensions + "]";
+}
+
+// The name in Python.
 inline std::string dtype_name(const Tensor& tensor) {
-  return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
+  const DType dtype = tensor.scalar_type();
+  switch (dtype) {
+    case DType::Bool:
+      return "bool";
+    case DType::Byte:
+      return "uint8";
+    case DType::Char:
+      return "int8";
+    case DType::Short:
+      return "int16";
+    case DType::Int:
+      return "int32";
+    case DType::Long:
+      return "int64";
+    case DType::Half:
+      return "float16";
+    case DType::BFloat16:
+      return "bfloat16";
+    case DType::Float:
+      return "float32";
+    case DType::Double:
+      return "float64";
+    case DType::ComplexFloat:
+      return "complex64";
+    case DType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
 }
 
 inline void check_tokens(const Operator& op, const Tensor& x, bool varlen) {
   const bool shaped = varlen ? x.dim() == 2 : x.dim() >= 2;
   TOKENPRUNE_CHECK(shaped && x.size(-1) >= 1, op, "x to have shape ", varlen ? "[T, D]" : "[..., N, D]",
-                   " with D >= 1, got shape ", x.sizes());
-  const auto dtype = x.scalar_type();
-  TOKENPRUNE_CHECK_TYPE(dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat, op,
+                   " with D >= 1, got shape ", text(x.sizes()));
+  const DType dtype = x.scalar_type();
+  TOKENPRUNE_CHECK_TYPE(dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float, op,
                         "x to be float16, bfloat16 or float32, got ", dtype_name(x));
 }
 
-inline void check_weight(const Operator& op, const Tensor& weight, const Tensor& x) {
-  if (op.weight_name == nullptr) return;
-  const auto expected = x.sizes().slice(0, x.dim() - 1);
-  TOKENPRUNE_CHECK(weight.sizes() == expected, op, op.weight_name, " to have shape ", expected,
-                   " (x without its last dimension), got shape ", weight.sizes());
-  const auto dtype = weight.scalar_type();
-  TOKENPRUNE_CHECK_TYPE(dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat || dtype == at::kDouble, op,
-                        op.weight_name, " to be float16, bfloat16, float32 or float64, got ", dtype_name(weight));
+inline void check_weight(const Operator& op, const Tensor* weight, const Tensor& x) {
+  if (weight == nullptr) return;
+  const Shape expected = x.sizes().slice(0, x.dim() - 1);
+  TOKENPRUNE_CHECK(weight->sizes() == expected, op, op.weight_name, " to have shape ", text(expected),
+                   " (x without its last dimension), got shape ", text(weight->sizes()));
+  const DType dtype = weight->scalar_type();
+  TOKENPRUNE_CHECK_TYPE(
+      dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float || dtype == DType::Double, op,
+      op.weight_name, " to be float16, bfloat16, float32 or float64, got ", dtype_name(*weight));
 }
 
 inline void check_lam(const Operator& op, double lam) {
@@ -59,12 +107,12 @@ inline void check_k(const Operator& op, int64_t k, int64_t count) {
 
 inline void check_prefix_sums(const Operator& op, const Tensor& cu_seqlens, const Tensor& cu_k) {
   TOKENPRUNE_CHECK(cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 1, op,
-                   "cu_seqlens to have shape [S + 1] with S >= 0, got shape ", cu_seqlens.sizes());
-  TOKENPRUNE_CHECK(cu_k.sizes() == cu_seqlens.sizes(), op, "cu_k to have the shape of cu_seqlens, ", cu_seqlens.sizes(),
-                   ", got shape ", cu_k.sizes());
-  TOKENPRUNE_CHECK_TYPE(cu_seqlens.scalar_type() == at::kInt, op, "cu_seqlens to be int32, got ",
+                   "cu_seqlens to have shape [S + 1] with S >= 0, got shape ", text(cu_seqlens.sizes()));
+  TOKENPRUNE_CHECK(cu_k.sizes() == cu_seqlens.sizes(), op, "cu_k to have the shape of cu_seqlens, ",
+                   text(cu_seqlens.sizes()), ", got shape ", text(cu_k.sizes()));
+  TOKENPRUNE_CHECK_TYPE(cu_seqlens.scalar_type() == DType::Int, op, "cu_seqlens to be int32, got ",
                         dtype_name(cu_seqlens));
-  TOKENPRUNE_CHECK_TYPE(cu_k.scalar_type() == at::kInt, op, "cu_k to be int32, got ", dtype_name(cu_k));
+  TOKENPRUNE_CHECK_TYPE(cu_k.scalar_type() == DType::Int, op, "cu_k to be int32, got ", dtype_name(cu_k));
 }
 
 inline void check_capacity(const Operator& op, const char* name, int64_t capacity) {
@@ -84,10 +132,9 @@ inline void check_prefix_sum_contents(const Operator& op, const char* name, cons
 }
 
 // An infinite weight makes a row non-finite, whatever its sign.
-inline void check_signs(const Operator& op, const Tensor& weights) {
+inline void check_signs(const Operator& op, const float* values, int64_t count) {
   if (op.method != Method::dpp) return;
-  const float* values = weights.const_data_ptr<float>();
-  for (int64_t i = 0; i < weights.numel(); ++i)
+  for (int64_t i = 0; i < count; ++i)
     TOKENPRUNE_CHECK(!(values[i] < 0.0f) || std::isinf(values[i]), op, op.weight_name, " to be at least 0, got ",
                      values[i]);
 }

@@ -1,0 +1,36 @@
+// Loads the compiled operators and selects, in a process without Python: LIBRARY N D K, and float32 tokens [N, D] on
+// standard input. Prints the indices, then the scores as hexadecimal floats.
+#include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+
+using torch::stable::Tensor;
+namespace detail = torch::stable::detail;
+
+int main(int, char** arguments) {
+  if (dlopen(arguments[1], RTLD_NOW) == nullptr) return std::fprintf(stderr, "%s\n", dlerror()), 1;
+  if (dlsym(RTLD_DEFAULT, "Py_IsInitialized") != nullptr) return std::fprintf(stderr, "Python is there\n"), 1;
+  const long count = std::atol(arguments[2]), depth = std::atol(arguments[3]), k = std::atol(arguments[4]);
+
+  const std::array<std::int64_t, 2> shape{count, depth};
+  const Tensor x = torch::stable::empty(shape, torch::headeronly::ScalarType::Float);
+  const std::size_t elements = count * depth;
+  if (std::fread(x.mutable_data_ptr(), sizeof(float), elements, stdin) != elements) return 1;
+
+  std::array<StableIValue, 2> stack{detail::from(x), detail::from(k)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("tokenprune_native::divprune", "scores", stack.data(), TORCH_ABI_VERSION));
+  const auto indices = detail::to<Tensor>(stack[0]), scores = detail::to<Tensor>(stack[1]);
+  for (long i = 0; i < k; ++i) std::printf("%ld ", static_cast<const long*>(indices.const_data_ptr())[i]);
+  for (long i = 0; i < k; ++i) std::printf("%a ", static_cast<const float*>(scores.const_data_ptr())[i]);
+
+  std::array<StableIValue, 2> too_many{detail::from(x), detail::from(count + 1)};
+  const bool refused =
+      torch_call_dispatcher("tokenprune_native::divprune", "", too_many.data(), TORCH_ABI_VERSION) != 0;
+  std::printf("%s\n", refused ? "refused" : "accepted");
+}
