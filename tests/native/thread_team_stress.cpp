@@ -32,7 +32,8 @@ namespace {
 constexpr int kThreads = 4;
 
 // Every element of a loop is done once, and a thread number belongs to one thread at a time.
-void check_loop(const Parallel& parallel, std::int64_t count, std::int64_t grain) {
+void check_loop(const Parallel& parallel, std::int64_t count, std::int64_t grain,
+                std::chrono::microseconds pause = {}) {
   std::vector<int> visits(count);
   std::vector<std::int64_t> sums(parallel.threads());
   std::vector<std::atomic<int>> inside(parallel.threads());
@@ -40,6 +41,7 @@ void check_loop(const Parallel& parallel, std::int64_t count, std::int64_t grain
     CHECK(thread >= 0 && thread < parallel.threads());
     CHECK(inside[thread].fetch_add(1) == 0);
     CHECK(begin < end && end <= count && (end - begin <= grain || parallel.threads() == 1));
+    if (pause.count() > 0) std::this_thread::sleep_for(pause);
     for (std::int64_t i = begin; i < end; ++i) {
       ++visits[i];
       sums[thread] += i;  // a data race if two threads had one number
@@ -54,6 +56,12 @@ void loops(unsigned seed, int rounds) {
   std::mt19937 random(seed);
   for (int round = 0; round < rounds; ++round)
     check_loop(Parallel(1 + random() % kThreads, nullptr, nullptr), random() % 300, 1 + random() % 40);
+}
+
+// While a piece sleeps, other threads begin pieces, however few processors there are.
+void slow_loops(int rounds) {
+  for (int round = 0; round < rounds; ++round)
+    check_loop(Parallel(kThreads - round % 3, nullptr, nullptr), 40, 1, std::chrono::microseconds(500));
 }
 
 // Items whose selections share their steps, as in a batch.
@@ -234,6 +242,7 @@ int main(int, char** arguments) {
   Contention::ignored = true;
   control_groups(arguments[1]);
   loops(0, 10'000);
+  slow_loops(12);
   from_threads(8, [](int caller) { loops(caller, 2'000); });
   from_threads(80, [](int caller) { loops(caller, 50); });  // more callers than slots
   batches(0, 300);

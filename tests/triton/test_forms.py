@@ -49,7 +49,7 @@ ROUNDS = [{}, {"max_candidates": 3}, {"max_candidates": 5, "max_rounds": 1}]
         ("all non-finite", 9, 9),
     ],
 )
-@slow_if_interpreted(lambda method, kind: method != "divprune" and kind != "some non-finite")
+@slow_if_interpreted(lambda method, kind: kind == "clustered" or (method != "divprune" and kind != "some non-finite"))
 def test_every_form_gives_the_same_bits(backend, force, method, kind, rows, picks):
     x, weight = given(kind, rows)
     select = getattr(ops, method).scores
@@ -73,6 +73,7 @@ def test_every_form_gives_the_same_bits_at_either_end_of_lam(backend, force, met
 
 @pytest.mark.parametrize("method", METHODS_WITH_FORMS)
 @pytest.mark.parametrize("rounds", [{}, {"max_candidates": 2, "max_rounds": 1}], ids=["all", "one"])
+@slow_if_interpreted(lambda method, rounds: method == "idpruner" or not rounds)
 def test_every_form_gives_the_same_bits_in_a_batch(backend, force, method, rounds):
     x, weight = gaussian_tokens(3, 8, 1_040, dtype=torch.bfloat16), random_weight(3, 8)
     force(form="materialised")
