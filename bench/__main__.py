@@ -18,6 +18,7 @@ COMMANDS = {
     "analysis": "importance against diversity, on photographs and saved features",
     "render": "every table of the documents from the committed results",
     "demo": "prunes a photograph",
+    "picture": "draws the picture of README",
 }
 
 
