@@ -139,7 +139,7 @@ ThreadTeam::Slot* ThreadTeam::open(Job& job) {
   const int wanted = job.threads - 1;
   if (job.wakes && helpers_.load(std::memory_order_relaxed) < wanted) add_helpers(wanted);
   std::uint64_t used = used_.load(std::memory_order_relaxed);
-  int number = 0;
+  int number;
   do {
     for (number = 0; number < kSlots && (used >> number & 1) != 0; ++number) {
     }
