@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.inc")
 # A machine with a GPU and no network runs what it has.
 GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
-GPU_SELECTION := tests/triton/test_gpu.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
+GPU_SELECTION := tests/triton/test_gpu_results.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
 SANITIZED := build/sanitized
 # A worker for each processor, with one thread: tests that need several ask for them. Where a test measures how threads
 # share the processors, no other test may run.
