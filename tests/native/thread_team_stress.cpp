@@ -80,6 +80,24 @@ void batches(unsigned seed, int rounds) {
   }
 }
 
+// After a piece has thrown, no thread begins another one.
+void pieces_after_a_failure(int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    std::atomic<int> begun{0};
+    bool caught = false;
+    try {
+      Parallel(kThreads, nullptr, nullptr)(100, 1, [&](std::int64_t, std::int64_t, int) {
+        ++begun;
+        throw std::runtime_error("piece");
+      });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    CHECK(caught);
+    CHECK(begun <= kThreads);
+  }
+}
+
 void failures(int rounds) {
   for (int round = 0; round < rounds; ++round) {
     int caught = 0;
@@ -188,12 +206,25 @@ void signals() {
   CHECK(handled > 0 && handled_elsewhere == 0);
 }
 
+// Whether a helper does a piece of a loop, sooner or later.
+bool helped() {
+  std::atomic<int> pieces{0};
+  for (int attempt = 0; attempt < 100 && pieces == 0; ++attempt)
+    Parallel(kThreads, nullptr, nullptr)(40, 1, [&](std::int64_t, std::int64_t, int thread) {
+      if (thread != 0) ++pieces;
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+    });
+  return pieces > 0;
+}
+
+// A child makes helpers of its own.
 void forks() {
-  loops(1, 20);
+  CHECK(helped());
   for (int child = 0; child < 5; ++child) {
     const pid_t pid = fork();
     if (pid == 0) {
       alarm(20);
+      CHECK(helped());
       loops(child, 50);
       batches(child, 5);
       std::_Exit(0);
@@ -249,6 +280,7 @@ int main(int, char** arguments) {
   from_threads(4, [](int caller) { batches(caller, 100); });
   batches_of_two_callers();
   failures(30);
+  pieces_after_a_failure(30);
   interruptions();
   signals();
   if (forking) forks();
