@@ -47,10 +47,8 @@ void select(Method method, const Rows<T>& rows, const float* weight, double lam,
 // Set by tests; 0 where the machine decides.
 std::atomic<int> forced_threads{0};
 
-// As many threads as torch is allowed, but no more than there are processors for. One alone inside a parallel region of
-// torch, whose other threads have the rest.
+// As many threads as torch is allowed, but no more than there are processors for.
 int thread_count() {
-  if (in_parallel_region()) return 1;
   if (const int forced = forced_threads; forced > 0) return forced;
   const int allowed = static_cast<int>(torch::stable::get_num_threads());
   return allowed == 1 ? 1 : std::min({allowed, available_processors(), kMostThreads});
@@ -58,9 +56,11 @@ int thread_count() {
 
 template <class Select>
 void for_each_item(const std::vector<double>& work, const Select& select) {
+  // In a parallel region of torch, its other threads have the rest of the processors, and one of them may be waiting
+  // with Python's lock.
+  const bool alone = in_parallel_region();
   InterruptCheck interrupts;
-  // Another thread of torch's region may be waiting with Python's lock.
-  for_each_item(work, thread_count(), in_parallel_region() ? nullptr : &interrupts, select);
+  for_each_item(work, alone ? 1 : thread_count(), alone ? nullptr : &interrupts, select);
 }
 
 // Calls function(T{}) with the element type of x.

@@ -76,7 +76,7 @@ class OutlierSearch {
         tried_(item.signature.size()),
         to_best_(item.rows.count, std::numeric_limits<float>::quiet_NaN()) {
     for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) active_.push_back(i);
+      if (item.state[i] == RowState::finite) active_.push_back(i);
   }
 
   // Returns the key of the top outlier, kNoKey if no row is finite.
@@ -127,7 +127,7 @@ class OutlierSearch {
     tried_[i] = true;
     for (const std::int64_t other :
          item_.kernels.most_alike(item_.signature[i], item_.signature.data(), item_.rows.count, i)) {
-      if (item_.state[other] != RowState::candidate) continue;
+      if (item_.state[other] != RowState::finite) continue;
       raise(nearest_[i], item_.similarity_lower_bound(i, other, item_.dot_of_row(i, other)));
       if (!is_active(i)) return;
     }

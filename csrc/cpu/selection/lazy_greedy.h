@@ -124,14 +124,14 @@ class LazyGreedy {
   void pick_first(const Parallel& parallel) {
     const Key first = policy_.first_pick(item_, parallel);
     if (first.index == kNoKey.index) return;
-    if (policy_.exhausted(first)) return pick_rest(RowState::candidate, first.score);
+    if (policy_.exhausted(first)) return pick_rest(RowState::finite, first.score);
     pick(first);
     if (picks_.complete()) return;
     policy_.start(first);
     append({first.index}, parallel);
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
-      if (item_.state[i] == RowState::candidate) others.push_back(i);
+      if (item_.state[i] == RowState::finite) others.push_back(i);
     update_with_first(others, parallel);
     for (const std::int64_t i : others) upper_bounds_.push_back(key(i));
   }
@@ -225,7 +225,7 @@ class LazyGreedy {
 
     std::vector<std::int64_t> new_picks;
     while (beats(*best, best_outside)) {
-      if (policy_.exhausted(*best)) return pick_rest(RowState::candidate, best->score);
+      if (policy_.exhausted(*best)) return pick_rest(RowState::finite, best->score);
       pick(*best);
       new_picks.push_back(best->index);
       if (picks_.complete()) return;
