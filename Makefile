@@ -14,7 +14,7 @@ IN_PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,14 +39,9 @@ test: build ## the tests without `slow` and `gpu`: native backend first, then Tr
 	$(PYTEST) tests/native -m "alone and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
 
-test-native: build ## the tests without `gpu` and `interpret`
+test-all: build ## the tests without `gpu`
 	$(PYTEST) $(IN_PARALLEL) -m "not gpu and not interpret and not alone"
 	$(PYTEST) tests/native -m alone
-
-test-ci: test-native ## what `.ci/run` tests: all of the native backend, and what `make test` interprets
-	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
-
-test-all: test-native ## the tests without `gpu`
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
 
 $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
