@@ -43,13 +43,12 @@ ROOMS = {
         (
             "tests/triton/test_forms.py",
             "tests/triton/test_dpp.py",
-            "tests/operators/test_varlen.py",
             "tests/operators/test_edge_rows.py",
             "tests/triton/test_triton.py",
-            "tests/triton/test_grid.py",
-            "tests/operators/test_hostile_varlen.py",
         ),
     ),
+    "triton segments": Room(INTERPRETED, ("tests/operators/test_hostile_varlen.py", "tests/operators/test_varlen.py")),
+    "triton grid": Room(INTERPRETED, ("tests/triton/test_grid.py",)),
     "judge": Room(NATIVE, ("tests/oracle", "tests/operators/test_dpp.py")),
     "transformers": Room(NATIVE, ("tests/transformers",)),
 }

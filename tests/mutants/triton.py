@@ -31,7 +31,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-result-rows-not-carried",
-        "triton",
+        "triton segments",
         f"{KERNELS}/segments.py",
         "highest_out_row = tl.maximum(highest_out_row, tl.max(out_row, axis=0))",
         "highest_out_row = tl.maximum(highest_out_row, tl.min(out_row, axis=0))",
@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-first-unit-off-by-one",
-        "triton",
+        "triton segments",
         f"{KERNELS}/segments.py",
         "FIRST_UNIT) <= unit",
         "FIRST_UNIT) < unit",
@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-capacity-ignored",
-        "triton",
+        "triton segments",
         f"{KERNELS}/segments.py",
         "        valid = valid & (used_up_to <= capacity)\n",
         "",
@@ -79,7 +79,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-search-ends-a-round-early",
-        "triton",
+        "triton grid",
         f"{KERNELS}/first_pick.py",
         "row = tl.where(found == 0, best_row, tl.load(candidate_rows))",
         "row = tl.where(found == 0, tl.load(candidate_rows), best_row)",
@@ -87,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-splits-in-reverse",
-        "triton",
+        "triton grid",
         f"{KERNELS}/similarity.py",
         "dot += tl.load(first + split * (BLOCK_N * BLOCK_N))",
         "dot += tl.load(first + (splits - 1 - split) * (BLOCK_N * BLOCK_N))",
@@ -95,7 +95,7 @@ MUTANTS = (
     ),
     Mutant(
         "triton-barrier-of-one",
-        "triton",
+        "triton grid",
         f"{KERNELS}/grid.py",
         "while arrived - target < 0:",
         "while arrived - target < -1:",
