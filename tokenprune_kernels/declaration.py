@@ -18,12 +18,13 @@ from torch import Tensor
 from . import dispatch
 from .checks import check_dense, check_varlen
 from .operator_docs import document
+from .registration import Operators
 
 NAMESPACE = "tokenprune"
 
 OPERATORS: dict[str, Callable[..., tuple[int, ...]]] = {}
 
-_library = torch.library.Library(NAMESPACE, "DEF")
+_operators = Operators(NAMESPACE)
 
 
 def _operator(arguments: str) -> Callable[[Callable[..., tuple[int, ...]]], Callable[..., tuple[int, ...]]]:
@@ -54,11 +55,7 @@ def _declare_overload(name: str, overload: str, schema: str, result_shape: Calla
         indices = args[0].new_empty(shape, dtype=torch.int64)
         return (indices, args[0].new_empty(shape, dtype=torch.float32)) if overload else indices
 
-    _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
-    _library.impl(qualified, implementation, "CPU")
-    _library.impl(qualified, implementation, "CUDA")
-    _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # selections have no gradient
-    torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_library)
+    _operators.define(qualified, schema, implementation, fake)
     dispatch.declare(name, which, qualified + schema, fake)
 
 

@@ -143,7 +143,8 @@ def test_a_second_copy_of_the_extension_is_reported_and_leaves_the_first(copied_
     )
     result = python(code, path=copied_package)
     assert result.stdout.splitlines() == [
-        "another copy of the package has registered the compiled operators in this process",
+        "another copy of the extension has registered its operators in this process; restart Python, or build this one "
+        "with a NAMESPACE of its own",
         "[0, 1, 2]",
     ], result.stderr
     loaded_before = python(code, path=PACKAGE.parent)
