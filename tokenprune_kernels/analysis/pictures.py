@@ -167,8 +167,8 @@ def _patches(picture: Image) -> Any:
 def _embedding(dimensions: int) -> Tensor:
     """The seeded matrix, float64 ``[14 * 14 * 3, D]``, scaled to keep the size of normalised pixels."""
     pixels = PATCH * PATCH * 3
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(pixels, dimensions, generator=generator, dtype=torch.float64) / pixels**0.5
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    return torch.randn(pixels, dimensions, generator=generator, dtype=torch.float64, device="cpu") / pixels**0.5
 
 
 def _touching(chosen: Any) -> Any:
