@@ -45,15 +45,17 @@ def prune_inputs(
     prompt is shortened to them. The model is not changed.
 
     Args:
-        model: a model of one of the supported families (``...ForConditionalGeneration``).
+        model: a model of one of the supported families (``...ForConditionalGeneration``), also inside
+            ``torch.compile``, PEFT, ``DataParallel`` or ``DistributedDataParallel``.
         inputs: what its processor made: int64 ``input_ids`` ``[B, L]``, ``attention_mask`` ``[B, L]`` (all ones where
             it is missing), ``pixel_values``, ``pixel_values_videos`` and what belongs to them. ``labels``, token type
             ids and ``position_ids`` are shortened, everything else is passed on. Without pixels, nothing changes.
         method: ``"divprune"`` (Alvar et al., CVPR 2025), ``"mmr"`` (Carbonell & Goldstein, 1998; needs ``relevance``),
             ``"idpruner"`` (Tan et al., 2026; needs ``importance``) or ``"dpp"`` (Chen et al., 2018; needs
-            ``relevance``, not negative).
+            ``relevance``, not negative; ``"text"`` is scaled to (0, 1] for each image, as in CDPruner).
         k: how many tokens to keep of each image or video, at least 1: one number, or one for each of the images, then
-            of the videos. One with fewer tokens keeps them all. Give this or ``keep_ratio``.
+            of the videos. One with fewer tokens keeps them all (in ``tokenprune_kernels.prune`` that is an error). Give
+            this or ``keep_ratio``.
         keep_ratio: the share of tokens to keep, in (0, 1], likewise; rounded half to even, at least one token.
         importance: for ``"idpruner"``, the weights of the tokens: a tensor ``[T]`` over all images, then videos;
             a tensor ``[n_i]`` for each; a callable that makes ``[n, D]`` tokens into ``[n]`` weights, such as
@@ -75,8 +77,8 @@ def prune_inputs(
         A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
         the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
         the left. The features have no gradients; ``enable_pruning`` keeps them. In a decoding loop of your own, count
-        masks and positions from the shortened prompt. A Qwen-VL model keeps the position offset of its last prompt
-        only, so a loop that interleaves prompts has to pass ``position_ids``.
+        masks and positions from the shortened prompt; on a Qwen-VL model, pass ``position_ids`` that go on from those
+        of the prompt by one a token. ``next_turn`` of the result makes the inputs of a further turn.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -167,7 +169,7 @@ class Pruning:
         counts = [count for each in features for count in each.counts]
         pruned.kept_indices = [mask.nonzero().squeeze(-1) for mask in torch.cat(kept).split(counts)]
         pruned.grids = [grid for each in features for grid in each.grids]
-        pruned.kept_columns = shortening.columns()
+        pruned.kept_columns = shortening.columns().masked_fill(shortened["attention_mask"] == 0, -1)
         pruned.conversation = begin(model, shortened, inputs["input_ids"], shortened.get("position_ids"), after)
         return pruned if held is None else held.joined(pruned)
 

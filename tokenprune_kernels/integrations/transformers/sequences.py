@@ -38,7 +38,7 @@ class Shortening:
         return values.gather(-1, source).where(self._kept.to(values.device), fill)
 
     def columns(self) -> Tensor:
-        """The old column of each new one, int64 ``[B, L']``; -1 in new padding and where a token is masked."""
+        """The old column of each new one, int64 ``[B, L']``; -1 in new padding."""
         return self._source.where(self._kept, -1)
 
 
