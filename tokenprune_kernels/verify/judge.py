@@ -62,7 +62,7 @@ def verify_trace(
     if wrong is not None:
         return wrong
     verdicts = []
-    for position in torch.ones(x.shape[:-2]).nonzero().tolist():
+    for position in torch.ones(x.shape[:-2], device="cpu").nonzero().tolist():
         item = tuple(position)
         replay = _replay(method, x[item], None if weight is None else weight[item], lam, item)
         verdict = replay.run(indices[item], None if scores is None else scores[item])
