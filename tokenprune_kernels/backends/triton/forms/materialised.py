@@ -53,10 +53,10 @@ class MaterialisedForm(Form):
         """The same for each method."""
         return "similarity_kernel", "greedy_kernel"
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, config: configs.SimilarityConfig | None = None) -> None:
         super().__init__(batch)
         x = batch.tokens.x
-        self.config = configs.similarity_config(
+        self.config = config or configs.similarity_config(
             x.element_size(), batch.longest, x.shape[-1], self.architecture, batch.tokens.is_aligned
         )
         self.block_n = self.config.block_n
