@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import functools
+import itertools
 import json
 import pstats
 import statistics
@@ -25,7 +26,7 @@ from bench.gpu.stand_in import StandIn, stand_in_device
 from bench.markdown import heading, line, number
 from tokenprune_kernels.backends.triton import operators, runtime
 
-CALLS, WARM_UP_CALLS = 400, 20
+CALLS, WARM_UP_CALLS = 400, 20  # fewer together than COUNT
 COUNT, DEPTH, K = 576, 4_096, 58
 AIM_MICROSECONDS = 60.0
 """Of a dense call."""
@@ -34,8 +35,7 @@ AIM_MICROSECONDS = 60.0
 def calls() -> dict[str, Callable[[], Any]]:
     """The calls, by name: bfloat16, one item of 576 rows."""
     x, weight = torch.randn(COUNT, DEPTH).bfloat16(), torch.rand(COUNT)
-    sums = (torch.tensor([0, size], dtype=torch.int32) for size in (COUNT, K))
-    cu_seqlens, cu_k = sums
+    cu_seqlens, cu_k = (torch.tensor([0, size], dtype=torch.int32) for size in (COUNT, K))
 
     def call(name: str, *given: Any, **settings: Any) -> Callable[[], Any]:
         select = operators.operator(name, "default")
@@ -48,9 +48,12 @@ def calls() -> dict[str, Callable[[], Any]]:
 
         return forced
 
+    rows = itertools.count(COUNT + 1)
+    many, new = torch.randn(2 * COUNT, DEPTH).bfloat16(), operators.operator("divprune", "default")
     return {
         "divprune": call("divprune", x, K),
-        "divprune, lazy greedy": call("divprune", x, K, form="lazy_greedy"),
+        "divprune, N new each time": lambda: new(many[: next(rows)], K),
+        "divprune, settings changed": call("divprune", x, K, form="lazy_greedy"),
         "mmr": call("mmr", x, weight, K, 0.5),
         "idpruner": call("idpruner", x, weight, K, 0.5),
         "dpp": call("dpp", x, weight, K),

@@ -113,7 +113,7 @@ def similarities(x: Any, config: Any) -> Any:
 
     count = len(x)
     tokens = Tokens.of(x[None], 0, x.stride(0))
-    out = Output.empty((1, 1), x.device, with_scores=False)
+    out = Output.of((1, 1), x.device, with_scores=False)
     form = MaterialisedForm(Batch("divprune", tokens, None, 0.0, out, 1, count, padded(count)), config)
     form.run(0, 1, count=count, k=1, plan=None)
     return form.similarity[:count, :count].view(torch.int32)

@@ -19,12 +19,13 @@ MULTIPROCESSORS = 132
 SHARED_MEMORY = 232_448
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Launch:
-    """A launch that was counted."""
+    """A launch that was counted: its kernel, the size of its grid, and the arguments of the kernel."""
 
     kernel: str
     programs: int
+    arguments: tuple[Any, ...]
 
 
 class _Launcher:
@@ -33,9 +34,10 @@ class _Launcher:
     def __init__(self, source: Any, metadata: Any) -> None:
         self.name = metadata.name
 
-    def __call__(self, programs: int, *rest: Any) -> None:
-        # A kernel that was compiled under an earlier stand-in counts for the current one.
-        triton.runtime.driver.active.launches.append(Launch(self.name, programs))
+    def __call__(self, programs: int, y: int, z: int, stream: int, *rest: Any) -> None:
+        # Function, metadata and hooks come before the arguments. A kernel that was compiled under an earlier stand-in
+        # counts for the current one.
+        triton.runtime.driver.active.launches.append(Launch(self.name, programs, rest[5:]))
 
 
 @dataclass
@@ -73,23 +75,20 @@ class StandIn:
         pass
 
 
-def _cooperative_grid(config: Any, x: torch.Tensor) -> tuple[int, dict[str, Any]]:
-    return config.programs * MULTIPROCESSORS, runtime.COOPERATIVE_OPTIONS
-
-
 @contextlib.contextmanager
 def stand_in_device(architecture: int = 90) -> Iterator[StandIn]:
     """Has the Triton backend compile for a GPU, from tensors on the CPU, and count launches instead of making them."""
     before, driver = triton.runtime.driver.__dict__.get("_active"), StandIn(architecture)
-    triton.runtime.driver.set_active(driver)
     number = architecture if architecture in (80, 90, 100) else 80
+    replaced = {
+        "multiprocessors": lambda device: MULTIPROCESSORS,
+        "architecture": lambda device: number,
+        "cooperative_grid": lambda config, x: (config.programs * MULTIPROCESSORS, runtime.COOPERATIVE_OPTIONS),
+        "_compiled": set(),
+    }
+    triton.runtime.driver.set_active(driver)
     try:
-        with (
-            mock.patch.object(runtime, "multiprocessors", return_value=MULTIPROCESSORS),
-            mock.patch.object(runtime, "architecture", return_value=number),
-            mock.patch.object(runtime, "cooperative_grid", _cooperative_grid),
-            mock.patch.object(runtime, "_compiled", set()),
-        ):
+        with mock.patch.multiple(runtime, **replaced):
             yield driver
     finally:
         triton.runtime.driver.set_active(before)

@@ -48,7 +48,7 @@ class DppForm(Form):
         rows = batch.capacity * ROW_ALIGNMENT
         programs, cooperative = runtime.cooperative_grid(self.config, x)
         lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
-        runtime.launch(
+        self.launch(
             kernels.dpp_kernel,
             programs,
             {
@@ -56,11 +56,11 @@ class DppForm(Form):
                 "plan": plan,
                 "reciprocal_norm": self.reciprocal_norm,
                 "relevance": self.relevance,
-                "gains": x.new_empty(rows, dtype=torch.float32),
-                "factor": x.new_empty(max_k, rows, dtype=torch.float32),
-                "packed_picks": x.new_full((segments, max_k), lowest[0], dtype=torch.int64),
-                "max_root_keys": x.new_full((segments,), lowest[1], dtype=torch.int32),
-                "arrival_counter": x.new_zeros(1, dtype=torch.int32),
+                "gains": self.workspace(rows),
+                "factor": self.workspace(max_k, rows),
+                "packed_picks": self.workspace(segments, max_k, dtype=torch.int64, fill=lowest[0]),
+                "max_root_keys": self.workspace(segments, dtype=torch.int32, fill=lowest[1]),
+                "arrival_counter": self.workspace(1, dtype=torch.int32, fill=0),
                 "indices": batch.out.indices,
                 "scores": batch.out.scores,
             },

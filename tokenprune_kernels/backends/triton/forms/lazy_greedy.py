@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from .. import configs, kernels, runtime
-from .base import ROW_ALIGNMENT, Batch, Form, padded, tile_constants
+from .base import ROW_ALIGNMENT, Batch, Form, ceil_div, padded, tile_constants
 
 
 class LazyGreedyForm(Form):
@@ -44,28 +43,27 @@ class LazyGreedyForm(Form):
         self.max_candidates = self.candidate_n
         while self.max_candidates > self.block_n and self._gram_bytes() > runtime.current().workspace_limit:
             self.max_candidates //= 2
-        self.keys = x.new_empty(batch.capacity * ROW_ALIGNMENT, dtype=torch.int32)
-        self.candidate_rows = x.new_empty(segments, self.candidate_n, dtype=torch.int32)
+        self.keys = self.workspace(batch.capacity * ROW_ALIGNMENT, dtype=torch.int32)
+        self.candidate_rows = self.workspace(segments, self.candidate_n, dtype=torch.int32)
         # Loads of a row are candidate_n wide. Those of the last row end behind the matrix.
-        self.gram = x.new_empty(segments * self.max_candidates**2 + self.candidate_n, dtype=torch.float32)
-        self.state = x.new_empty(segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32)
+        self.gram = self.workspace(segments * self.max_candidates**2 + self.candidate_n)
 
     def _gram_bytes(self) -> int:
         return 4 * self.batch.segments * self.max_candidates**2
 
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         """The first pick and the lazy greedy rounds."""
-        self.state.zero_()
+        state = self.workspace(self.batch.segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32, fill=0)
         current = runtime.current()
         limit = self.max_candidates if current.max_candidates is None else current.max_candidates
         sizes = sizes | {"k": k}
         candidates = {"max_candidates": min(self.max_candidates, limit)}
-        out = {"plan": plan, "state": self.state, "indices": self.batch.out.indices, "scores": self.batch.out.scores}
+        out = {"plan": plan, "state": state, "indices": self.batch.out.indices, "scores": self.batch.out.scores}
         constants = {"WITH_SCORES": self.batch.out.scores is not None, "VARLEN": plan is not None}
         if self.batch.method == "divprune":
             self._launch_outlier_search(sizes, candidates, out, constants)
         else:
-            runtime.launch(
+            self.launch(
                 kernels.first_pick_kernel,
                 sizes["segments"],
                 {"reciprocal_norm": self.reciprocal_norm, "relevance": self.relevance} | out,
@@ -98,8 +96,8 @@ class LazyGreedyForm(Form):
     ) -> None:
         x = self.batch.tokens.x
         programs, cooperative = runtime.cooperative_grid(self.config, x)
-        outlier_keys = x.new_empty(sizes["segments"], self.candidate_n, dtype=torch.int32)
-        runtime.launch(
+        outlier_keys = self.workspace(sizes["segments"], self.candidate_n, dtype=torch.int32)
+        self.launch(
             kernels.outlier_kernel,
             programs,
             self._rows() | out | {"outlier_keys": outlier_keys},
@@ -120,13 +118,13 @@ class LazyGreedyForm(Form):
         batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
         programs, cooperative = runtime.cooperative_grid(self.config, x)
         gram_blocks = self.max_candidates // self.block_n
-        row_blocks = segments * triton.cdiv(batch.longest, self.block_n)
+        row_blocks = segments * ceil_div(batch.longest, self.block_n)
         gram_tiles = segments * (gram_blocks * (gram_blocks + 1) // 2)
         row_splits, tile_splits = (batch.tokens.splits(units) for units in (row_blocks, gram_tiles))
         split_rows, split_tiles = row_blocks if row_splits > 1 else 0, gram_tiles if tile_splits > 1 else 0
         counters = max(split_rows, split_tiles)
         partial_tiles = max(split_rows * row_splits * kernels.SPLIT_BLOCKS.value, split_tiles * tile_splits)
-        runtime.launch(
+        self.launch(
             kernels.lazy_greedy_kernel,
             programs,
             self._rows()
@@ -134,8 +132,8 @@ class LazyGreedyForm(Form):
             | {
                 "relevance": self.relevance,
                 "gram": self.gram,
-                "partial_sums": x.new_empty(max(1, partial_tiles * self.block_n**2), dtype=torch.float32),
-                "arrival_counters": x.new_zeros(max(1, counters), dtype=torch.int32),
+                "partial_sums": self.workspace(max(1, partial_tiles * self.block_n**2)),
+                "arrival_counters": self.workspace(max(1, counters), dtype=torch.int32, fill=0 if counters else None),
             },
             sizes
             | batch.tokens.sizes()
