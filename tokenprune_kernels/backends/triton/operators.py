@@ -115,6 +115,7 @@ def plan(
     shape: Sequence[int],
     dtype: torch.dtype,
     *,
+    k: int | None = None,
     segments: int | None = None,
     max_seqlen: int | None = None,
 ) -> Plan:
@@ -124,6 +125,7 @@ def plan(
         method: a name in `tokenprune_kernels.methods.METHODS`.
         shape: of the tokens, ``(*, N, D)``, or ``(total rows, D)`` of a packed batch.
         dtype: of the tokens.
+        k: of a dense batch; None for all rows. Only the DPP's slices depend on it.
         segments: of a packed batch; None for a dense one.
         max_seqlen: of a packed batch; None for a dense one.
 
@@ -136,7 +138,7 @@ def plan(
     if segments is None or max_seqlen is None:
         count = shape[-2]
         form = _choose_form(method, count, padded(count))
-        item_bytes = form.item_bytes(dtype.itemsize, count)
+        item_bytes = form.item_bytes(dtype.itemsize, count, count if k is None else k)
         items = min(math.prod(shape[:-2]), max(1, runtime.current().workspace_limit // item_bytes))
         return Plan(form.name, ("row_norm_kernel", *form.kernel_names(method)), items, items * padded(count))
     rows = shape[0]
@@ -170,7 +172,7 @@ def _dense(
     _check_sizes(method, "N", count, x.shape[-1])
     out = Output.of((*x.shape[:-2], k), x.device, with_scores, record=record)
     if out.indices.numel() > 0:
-        planned = plan(method, x.shape, x.dtype)
+        planned = plan(method, x.shape, x.dtype, k=k)
         x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
         items = x.shape[0]
         tokens = Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)

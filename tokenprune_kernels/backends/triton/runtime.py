@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -201,7 +202,32 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+_refused: set[tuple[configs.CooperativeConfig, torch.device]] = set()
+
+
 def cooperative_grid(config: configs.CooperativeConfig, x: Tensor) -> tuple[int, dict[str, Any]]:
     """The number of programs of a cooperative launch, and its options."""
-    # The interpreter runs programs one after another, so that a second one would never arrive at a barrier.
-    return (config.programs * multiprocessors(x.device), COOPERATIVE_OPTIONS) if x.is_cuda else (1, {})
+    if not x.is_cuda:
+        # The interpreter runs programs one after another, so that a second one would never arrive at a barrier.
+        return 1, {}
+    programs = 1 if (config, x.device) in _refused else config.programs
+    return programs * multiprocessors(x.device), COOPERATIVE_OPTIONS
+
+
+def is_too_large(error: RuntimeError) -> bool:
+    """Whether a launch was refused because its programs cannot all be resident at once."""
+    return "too many blocks in cooperative launch" in str(error)
+
+
+def refuse(config: configs.CooperativeConfig, device: torch.device) -> bool:
+    """From now on launches one program a multiprocessor. Returns False if it was one already."""
+    if config.programs == 1 or (config, device) in _refused:
+        return False
+    _refused.add((config, device))
+    warnings.warn(
+        f"triton backend: the device holds fewer than {config.programs} programs of a cooperative launch on a "
+        "multiprocessor; there will be one, which is slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True

@@ -157,8 +157,8 @@ class Form:
         raise NotImplementedError
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
-        """Bytes of workspace for one item of a batch."""
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
+        """Bytes of workspace for one item of a batch of which k rows are picked."""
         raise NotImplementedError
 
     @staticmethod
@@ -198,6 +198,27 @@ class Form:
         compiled = runtime.launch(kernel, programs, tensors, sizes, constants, **options)
         if self.batch.record is not None:
             self.batch.record.launch(compiled, kernel, programs, tensors | sizes | constants)
+
+    def launch_cooperatively(
+        self,
+        config: configs.CooperativeConfig,
+        kernel: Any,
+        tensors: dict[str, Tensor | None],
+        sizes: dict[str, Any],
+        constants: dict[str, Any],
+    ) -> None:
+        """Launches a kernel whose programs wait for one another, as many as the device holds at once."""
+        x = self.batch.tokens.x
+        while True:
+            programs, options = runtime.cooperative_grid(config, x)
+            options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | options
+            try:
+                self.launch(kernel, programs, tensors, sizes | {"programs": programs}, constants, **options)
+                return
+            except RuntimeError as error:
+                # The device has run nothing of a launch that it refuses.
+                if not runtime.is_too_large(error) or not runtime.refuse(config, x.device):
+                    raise
 
     def run(self, first_segment: int, segments: int, *, count: int, k: int, plan: Tensor | None) -> None:
         """Selects from a slice of a dense batch, or from a ragged one.

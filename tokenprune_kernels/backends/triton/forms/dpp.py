@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import configs, kernels, runtime
-from .base import ROW_ALIGNMENT, Batch, Form, tile_constants
+from .. import configs, kernels
+from .base import ROW_ALIGNMENT, Batch, Form, padded, tile_constants
 from .materialised import MaterialisedForm
 
 
@@ -27,9 +27,9 @@ class DppForm(Form):
         return MaterialisedForm.row_bytes(longest)
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
-        """The Cholesky factor of an item, if all rows are picked."""
-        return MaterialisedForm.item_bytes(element_size, count)
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
+        """The Cholesky factor of an item: a row for each pick."""
+        return 4 * max(1, k) * padded(count) * ROW_ALIGNMENT
 
     @staticmethod
     def kernel_names(method: str) -> tuple[str, ...]:
@@ -46,11 +46,10 @@ class DppForm(Form):
         batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
         max_k = k if plan is None else min(batch.longest, batch.out.indices.shape[0])
         rows = batch.capacity * ROW_ALIGNMENT
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
         lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
-        self.launch(
+        self.launch_cooperatively(
+            self.config,
             kernels.dpp_kernel,
-            programs,
             {
                 "x": x,
                 "plan": plan,
@@ -64,14 +63,11 @@ class DppForm(Form):
                 "indices": batch.out.indices,
                 "scores": batch.out.scores,
             },
-            sizes | batch.tokens.sizes() | {"k": k, "programs": programs, "max_k": max_k, "stride_f": rows},
+            sizes | batch.tokens.sizes() | {"k": k, "max_k": max_k, "stride_f": rows},
             {
                 "WITH_SCORES": batch.out.scores is not None,
                 "VARLEN": plan is not None,
                 "ALIGNMENT": batch.tokens.alignment,
             }
             | tile_constants(self.config, x.shape[-1]),
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )

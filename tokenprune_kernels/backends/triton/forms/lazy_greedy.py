@@ -23,7 +23,7 @@ class LazyGreedyForm(Form):
         return 3 * 4 * ROW_ALIGNMENT
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
         """The Gram matrix of an item's candidates, and its rows."""
         candidates = configs.candidate_count(element_size, count)
         return 4 * candidates**2 + padded(count) * cls.row_bytes(count)
@@ -94,18 +94,13 @@ class LazyGreedyForm(Form):
         out: dict[str, Tensor | None],
         constants: dict[str, Any],
     ) -> None:
-        x = self.batch.tokens.x
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
         outlier_keys = self.workspace(sizes["segments"], self.candidate_n, dtype=torch.int32)
-        self.launch(
+        self.launch_cooperatively(
+            self.config,
             kernels.outlier_kernel,
-            programs,
             self._rows() | out | {"outlier_keys": outlier_keys},
-            sizes | self.batch.tokens.sizes() | {"programs": programs} | candidates,
+            sizes | self.batch.tokens.sizes() | candidates,
             constants | self._tiles(),
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )
 
     def _launch_rounds(
@@ -115,8 +110,7 @@ class LazyGreedyForm(Form):
         out: dict[str, Tensor | None],
         constants: dict[str, Any],
     ) -> None:
-        batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
+        batch, segments = self.batch, sizes["segments"]
         gram_blocks = self.max_candidates // self.block_n
         row_blocks = segments * ceil_div(batch.longest, self.block_n)
         gram_tiles = segments * (gram_blocks * (gram_blocks + 1) // 2)
@@ -124,9 +118,9 @@ class LazyGreedyForm(Form):
         split_rows, split_tiles = row_blocks if row_splits > 1 else 0, gram_tiles if tile_splits > 1 else 0
         counters = max(split_rows, split_tiles)
         partial_tiles = max(split_rows * row_splits * kernels.SPLIT_BLOCKS.value, split_tiles * tile_splits)
-        self.launch(
+        self.launch_cooperatively(
+            self.config,
             kernels.lazy_greedy_kernel,
-            programs,
             self._rows()
             | out
             | {
@@ -138,11 +132,8 @@ class LazyGreedyForm(Form):
             sizes
             | batch.tokens.sizes()
             | batch.lam_weights()
-            | {"programs": programs, "gram_blocks": gram_blocks}
+            | {"gram_blocks": gram_blocks}
             | {"row_splits": row_splits, "tile_splits": tile_splits}
             | candidates,
             constants | self._tiles() | {"METHOD": batch.method, "WARPS": self.config.num_warps},
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )

@@ -43,7 +43,7 @@ class MaterialisedForm(Form):
         return 4 * padded(longest) * ROW_ALIGNMENT**2
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
         """All similarities of an item."""
         return padded(count) * cls.row_bytes(count)
 
