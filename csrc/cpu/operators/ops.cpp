@@ -56,11 +56,17 @@ int thread_count() {
   return allowed == 1 ? 1 : std::min({allowed, available_processors(), kMostThreads});
 }
 
+void run_on_threads_of_torch(int threads, ParallelFunc function, void* context) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, function, context));
+}
+
 template <class Select>
 void for_each_item(const std::vector<double>& work, const Select& select) {
   InterruptCheck interrupts;
+  const int threads = thread_count();
   // Another thread of torch's region may be waiting with Python's lock.
-  for_each_item(work, thread_count(), in_parallel_region() ? nullptr : &interrupts, select);
+  InterruptCheck* const checked = in_parallel_region() ? nullptr : &interrupts;
+  ThreadTeam::get().run_with(run_on_threads_of_torch, threads, [&] { for_each_item(work, threads, checked, select); });
 }
 
 // Calls function(T{}) with the element type of x.
