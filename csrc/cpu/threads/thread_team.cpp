@@ -127,7 +127,14 @@ void ThreadTeam::run_with(Pool pool, int threads, const std::function<void()>& w
     Nanoseconds end = 0;
     std::exception_ptr failure{};
   } context{*this, work};
-  contention.borrow(true);
+  struct Borrowed {
+    ThreadTeam& team;
+    explicit Borrowed(ThreadTeam& team) : team(team) { contention.borrow(true); }
+    ~Borrowed() {
+      contention.borrow(false);
+      team.borrowing_.store(false);
+    }
+  } borrowed(*this);
   pool(
       threads,
       [](std::int64_t begin, std::int64_t, void* pointer) {
@@ -148,8 +155,6 @@ void ThreadTeam::run_with(Pool pool, int threads, const std::function<void()>& w
       },
       &context);
   contention.waited(wall_time() - context.end);
-  contention.borrow(false);
-  borrowing_.store(false);
   if (context.failure) std::rethrow_exception(context.failure);
 }
 
