@@ -272,8 +272,9 @@ struct Overloads<function> {
 };
 
 void force_block_sizes(int64_t frontier, int64_t picks_per_update, int64_t candidates, int64_t outlier_block,
-                       int64_t pruned_chunk, int64_t signature_after) {
-  forced_block_sizes = {frontier, picks_per_update, candidates, outlier_block, pruned_chunk, signature_after};
+                       int64_t pruned_chunk, int64_t signature_after, int64_t grouped_rows) {
+  forced_block_sizes = {frontier,     picks_per_update, candidates,  outlier_block,
+                        pruned_chunk, signature_after,  grouped_rows};
 }
 
 void force_threads(int64_t threads) {
@@ -314,7 +315,7 @@ bool register_operators() {
   // For tests: 0 leaves a block size or the number of threads, and an empty name the instruction set, as by default.
   define(any,
          "_force_block_sizes(*, int frontier=0, int picks_per_update=0, int candidates=0, int outlier_block=0, "
-         "int pruned_chunk=0, int signature_after=0) -> ()",
+         "int pruned_chunk=0, int signature_after=0, int grouped_rows=0) -> ()",
          "_force_block_sizes", TORCH_BOX(&force_block_sizes));
   define(any, "_force_isa(str name) -> ()", "_force_isa", TORCH_BOX(&force_isa));
   define(any, "_force_threads(int threads) -> ()", "_force_threads", TORCH_BOX(&force_threads));
