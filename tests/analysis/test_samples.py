@@ -173,5 +173,5 @@ def test_a_vision_tower_with_other_tokens_is_named(picture, tmp_path):
 
 def test_values_whose_norm_overflows_are_refused_where_they_are_read(tmp_path):
     path = saved(tmp_path, features=gaussian_tokens(9, 4) * 1e20)
-    with pytest.raises(ValueError, match="^features: expected values whose norms are finite in float32"):
+    with pytest.raises(ValueError, match=r"^features: expected values whose norms are finite in float32"):
         analysis.from_features(path)
