@@ -26,8 +26,8 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
     ``generate`` returns the caller's prompt followed by the new tokens, as without pruning. ``max_length``,
     ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer refer to that
     prompt too. A forward pass with pixel values returns the logits of the shortened sequence and the loss of the labels
-    that stay, with gradients. Calls without pixel values are not changed. In a decoding loop of your own, the mask may be
-    counted from the shortened prompt or from the whole one, and positions are best left out.
+    that stay, with gradients. Calls without pixel values are not changed. In a decoding loop of your own, count the
+    mask from the shortened prompt or from the whole one, and leave positions out.
 
     A further turn of a chat takes ``input_ids`` of the whole conversation, as without pruning, the cache of the turn
     before, and the pixel values of new images and videos alone. ``generate`` notes on a cache what it holds, so
@@ -44,8 +44,8 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came; also for a model whose pruning is
-            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt that does
-            not go on from the cache that it is given.
+            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt that
+            does not go on from the cache that it is given.
 
     Example:
         A LLaVA model with random weights, and a prompt with the 16 tokens of one image:
