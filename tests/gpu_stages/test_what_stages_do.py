@@ -200,3 +200,8 @@ def test_an_old_transformers_is_refused(tmp_path, monkeypatch):
 def test_a_missing_transformers_is_refused(monkeypatch):
     monkeypatch.setattr(e2e_stage.importlib.util, "find_spec", lambda name: None)
     assert e2e_stage.refused() == "transformers is not installed"
+
+
+def test_the_prefill_of_each_pruner_is_a_fact():
+    rows = [{"pruner": "none", "prefill": {"median": 80.0}}, {"pruner": "DivPrune", "prefill": None}]
+    assert e2e_stage.facts_of({"models": [{"rows": rows}]}) == {"prefill_ms, none": 80.0}
