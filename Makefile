@@ -7,7 +7,7 @@ CPP := $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.inc")
 GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
 GPU_BUDGET ?= 480
 GPU_RENDER_PYTHON := $(if $(wildcard $(PY)),$(PY),python3)
-GPU_SELECTION := tests/triton/test_gpu.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
+GPU_SELECTION := tests/triton/test_gpu_results.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
 SANITIZED := build/sanitized
 # A worker for each processor, with one thread: tests that need several ask for them. Where a test measures how threads
 # share the processors, no other test may run.
@@ -16,7 +16,7 @@ IN_PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,14 +41,9 @@ test: build ## the tests without `slow` and `gpu`: native backend first, then Tr
 	$(PYTEST) tests/native -m "alone and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
 
-test-native: build ## the tests without `gpu` and `interpret`
+test-all: build ## the tests without `gpu`
 	$(PYTEST) $(IN_PARALLEL) -m "not gpu and not interpret and not alone"
 	$(PYTEST) tests/native -m alone
-
-test-ci: test-native ## what `.ci/run` tests: all of the native backend, and what `make test` interprets
-	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
-
-test-all: test-native ## the tests without `gpu`
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
 
 $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
