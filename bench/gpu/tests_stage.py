@@ -55,6 +55,7 @@ def run_tests(
 ) -> None:
     """Runs the selected tests in workers, each of which is started again behind a test that ended it."""
     team = [Worker(findings, selection, log, number, workers, seconds, root) for number in range(workers)]
+    findings.path.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         for worker in team:
             worker.start(output)
