@@ -221,3 +221,23 @@ def test_a_record_holds_no_tensor(device):
         made(device, "divprune", "default", (x, K))
     (record,) = recorded_calls._recorded.values()
     assert not any(isinstance(value, torch.Tensor) for *_, values, _ in record.launches for value in values)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("overload", ["default", "scores"])
+@pytest.mark.parametrize("operator", [name + suffix for suffix in ("", "_varlen") for name in METHODS])
+def test_a_recorded_call_gives_the_bits_of_the_forms(operator, overload):
+    select = getattr(getattr(torch.ops.tokenprune, operator), overload)
+    stream = torch.cuda.Stream()
+    for seed in range(5):
+        tensors = [each.cuda() if isinstance(each, torch.Tensor) else each for each in given(operator, seed)]
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream if seed == 4 else torch.cuda.current_stream()):
+            result = select(*tensors)
+        torch.cuda.synchronize()
+        with runtime.settings(form=None):  # is not recorded
+            expected = select(*tensors)
+        results, expectations = ([each] if isinstance(each, torch.Tensor) else each for each in (result, expected))
+        for mine, theirs in zip(results, expectations, strict=True):
+            assert torch.equal(mine.view(torch.int32), theirs.view(torch.int32))
