@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from ...arguments import exact_integer
 from ...calls import kept_count
 
 Budget = int | float | Sequence[int] | Sequence[float]
@@ -42,7 +41,7 @@ def budgets(counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
 
 def _numbers(budget: Any) -> list[Any] | None:
     """The numbers of a budget that has one for each segment; None for a single number."""
-    if isinstance(budget, Tensor):
+    if hasattr(budget, "tolist"):  # of tensors and of numpy's arrays and numbers
         budget = budget.tolist()
     return list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else None
 
@@ -60,8 +59,7 @@ def _each(name: str, budget: Any, counts: list[int]) -> list[Any]:
 
 
 def _at_most(k: Any, count: int) -> int:
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"prune_inputs: expected k to be an integer, got {k!r}")
+    k = exact_integer("prune_inputs", "k", k)
     if k < 1:
         raise ValueError(f"prune_inputs: expected k to be at least 1, got {k}")
     return min(k, count)
