@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
 
+import tokenprune_kernels
 from bench.files import processor
 from bench.gpu.stand_in import StandIn, stand_in_device
 from bench.markdown import heading, line, number
+from tokenprune_kernels import backends
 from tokenprune_kernels.backends.triton import operators, runtime
 
 CALLS, WARM_UP_CALLS = 400, 20  # fewer together than COUNT
@@ -52,6 +55,7 @@ def calls() -> dict[str, Callable[[], Any]]:
     many, new = torch.randn(2 * COUNT, DEPTH).bfloat16(), operators.operator("divprune", "default")
     return {
         "divprune": call("divprune", x, K),
+        "torch.ops.tokenprune.divprune": lambda: torch.ops.tokenprune.divprune(x, K),
         "divprune, N new each time": lambda: new(many[: next(rows)], K),
         "divprune, settings changed": call("divprune", x, K, form="lazy_greedy"),
         "mmr": call("mmr", x, weight, K, 0.5),
@@ -113,6 +117,10 @@ def profile(call: Callable[[], Any]) -> None:
     pstats.Stats(profiler).sort_stats("tottime").print_stats(20)
 
 
+def _available(device_type: str) -> None:
+    """In the place of `unavailable`: nothing is in the way."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measures, and prints a table."""
     parser = argparse.ArgumentParser(prog="python -m bench host", description=__doc__.partition("\n")[0])
@@ -121,7 +129,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    with stand_in_device() as driver:
+    # From tensors on the CPU, the dispatcher would take another backend.
+    available = mock.patch.object(backends.triton, "unavailable", _available)
+    with stand_in_device() as driver, available, tokenprune_kernels.use_backend("triton"):
         rows = measured(driver, options.only)
         print(f"{table(rows)}\n\n{processor()}, torch {torch.__version__}, triton {triton.__version__}.")
         if options.profile:

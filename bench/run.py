@@ -54,15 +54,20 @@ def measured(
 ) -> dict[str, Any]:
     """The content of the JSON file, which is saved as far as it is known after each case."""
     cases = [case for case in device.cases(options.quick) if (options.only or "") in str(case)]
+    # Compiling takes long: one input, after those that tell most.
     first = device.cases(False)[0].tokens
+    with_compiled = [case for case in cases if case.tokens == first and not options.quick]
     budget = Budget(device.budget_seconds if options.budget is None else options.budget)
     with Progress(len(cases) + 1, lines=True) as progress:
         progress.step("the machine")
         benchmark = Benchmark(device, budget)
         surroundings = device.surroundings(benchmark, options.quick)
-        for case in cases:
+        for number, case in enumerate(cases):
             progress.step(str(case))
-            benchmark.measure(case, compiled=not options.quick and case.tokens == first)
+            benchmark.measure(case)
+            if number == min(device.cases_before_compiled, len(cases)) - 1:
+                for each in with_compiled:
+                    benchmark.measure_compiled(each)
             save(result_of(benchmark, surroundings))
     return result_of(benchmark, surroundings)
 

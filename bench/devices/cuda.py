@@ -43,6 +43,7 @@ class Cuda:
     name = "cuda"
     type = "cuda"
     budget_seconds = 230.0
+    cases_before_compiled = 8
     again_seconds = 0.0
     compilation_seconds = 60.0
 

@@ -53,7 +53,7 @@ def compile_one(call: Call, architecture: int) -> dict[str, Any]:
             torch.tensor([0, *itertools.accumulate(each)], dtype=torch.int32) for each in (tokens.counts, tokens.ks)
         )
         name, budget = f"{case.method}_varlen", (*sums, sum(tokens.ks), tokens.longest)
-    with stand_in_device(architecture) as driver, runtime.settings(form=call.form):
+    with stand_in_device(architecture, with_launchers=True) as driver, runtime.settings(form=call.form):
         operators.operator(name, "default")(*method.arguments(x, weight, budget, 0.5))
         return {"launches": len(driver.launches)}
 

@@ -137,7 +137,7 @@ def compare_forms(
     for count, depth in itertools.product(counts, depths):
         generator = torch.Generator().manual_seed(count + depth)
         x = torch.randn(count, depth, generator=generator).to(dtype).to(device)
-        x[::50] = x[0]
+        x[::50] = x[0].clone()
         weight = torch.rand(count, generator=generator).to(device)
         select = getattr(torch.ops.tokenprune, method).scores
         k = min(count, 300) if device == "cuda" else 9

@@ -25,7 +25,8 @@ def run(findings: Findings, deadline: float, device: str) -> None:
         from bench.gpu import ahead, calls
 
         # Compilation is most of a first call. It needs processors, and no device.
-        seconds = ahead.compile_all(calls.small_calls(), machine.architecture(), deadline)
+        half = (time.monotonic() + deadline) / 2
+        seconds = ahead.compile_all(calls.small_calls(), machine.architecture(), half)
         findings.add(Finding(STAGE, "compiled ahead", MEASURED, seconds))
     run_checks(findings, STAGE, checks(device), deadline, EACH_SECONDS if device == "cuda" else INTERPRETED_SECONDS)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
+from bench.files import file_name
 from bench.gpu.findings import MEASURED, PASSED, REFUSED, Finding, Findings
 from bench.gpu.process import run_command
 
@@ -45,7 +48,16 @@ def models() -> Sequence[str]:
 
 def measure(findings: Findings, model: str, deadline: float) -> None:
     """One model. Its table is in the log."""
+    folder = findings.path.parent
+    result = folder / f"{file_name('e2e-gpu', model)}"
     command = [sys.executable, "-m", "bench", "e2e", "--device", "cuda", "--runs", "3", "--models", model]
-    ended = run_command(command, deadline - time.monotonic(), findings.path.parent / "gpu-stages.log")
+    ended = run_command([*command, "--out", str(result)], deadline - time.monotonic(), folder / "gpu-stages.log")
+    facts = facts_of(json.loads(result.read_text())) if ended.outcome == PASSED else {}
     outcome = MEASURED if ended.outcome == PASSED else ended.outcome
-    findings.add(Finding(STAGE, model, outcome, ended.seconds, ended.detail))
+    findings.add(Finding(STAGE, model, outcome, ended.seconds, ended.detail, facts))
+
+
+def facts_of(result: dict[str, Any]) -> dict[str, float]:
+    """The milliseconds of the prefill with each pruner."""
+    rows = [row for model in result["models"] for row in model["rows"] if row["prefill"]]
+    return {f"prefill_ms, {row['pruner']}": row["prefill"]["median"] for row in rows}

@@ -93,7 +93,8 @@ def run_forked(
             reported.
         seconds: the limit of each.
         report: called with each check's end, at once.
-        deadline: of all, on the clock of `time.monotonic`. Checks beyond it are reported as not started.
+        deadline: of all, on the clock of `time.monotonic`. Checks beyond it, and those that it cuts short, are reported
+            as not started.
         side_by_side: how many run at a time.
     """
     waiting, running = deque(checks.items()), {}
@@ -104,7 +105,7 @@ def run_forked(
             if now >= deadline:
                 report(name, Ended(NOT_STARTED, 0.0, "no time was left"))
                 continue
-            fork = _Fork(name, check, min(now + seconds, deadline))
+            fork = _Fork(name, check, now + seconds, deadline)
             running[fork.connection] = fork
         if not running:
             continue
@@ -117,8 +118,9 @@ def run_forked(
 
 
 class _Fork:
-    def __init__(self, name: str, check: Callable[[], Any], end: float) -> None:
-        self.name, self.end, self.start = name, end, time.monotonic()
+    def __init__(self, name: str, check: Callable[[], Any], end: float, deadline: float) -> None:
+        self.name, self.start = name, time.monotonic()
+        self.end, self.is_cut_short = min(end, deadline), deadline < end
         self.connection, theirs = _FORK.Pipe(duplex=False)
         self.process = _FORK.Process(target=_child, args=(check, theirs))
         self.process.start()
@@ -132,7 +134,9 @@ class _Fork:
             self.process.join(UNKILLABLE_SECONDS)
             code = self.process.exitcode or 0
             outcome, detail, facts = CRASHED, _signal_name(-code) if code < 0 else f"exit code {code}", {}
-        if outcome == TIMED_OUT:
+        if outcome == TIMED_OUT and self.is_cut_short:
+            outcome, detail = NOT_STARTED, f"cut short after {taken:.0f} s"
+        elif outcome == TIMED_OUT:
             detail = f"killed after {taken:.0f} s"
         self.connection.close()
         # The answer is all there is to wait for: a broken device may keep the process from ending.

@@ -84,14 +84,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.stage:
         return run_here(options.stage, options)
     findings = Findings(options.out)
-    if not options.render:
-        try:
-            chosen = stages.named(options.stages.replace(",", " ").split() or stages.NAMES)
-        except ValueError as error:
-            print(f"bench gpu: {error}")
-            return 2
-        if not options.resume:
-            findings.forget([stage.name for stage in chosen])
-        run_stages(chosen, findings, options.budget, ["--device", options.device])
+    if options.render:
+        print(summary.table(findings))
+        return 0
+    try:
+        chosen = stages.named(options.stages.replace(",", " ").split() or stages.NAMES)
+    except ValueError as error:
+        print(f"bench gpu: {error}")
+        return 2
+    if not options.resume:
+        findings.forget([stage.name for stage in chosen])
+    run_stages(chosen, findings, options.budget, ["--device", options.device])
     print(summary.table(findings))
     return 1 if any(finding.outcome in FAILURES for finding in findings.read()) else 0

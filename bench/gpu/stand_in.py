@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as nvidia
 
 from tokenprune_kernels.backends.triton import runtime
 
@@ -33,6 +34,10 @@ class _Launcher:
 
     def __init__(self, source: Any, metadata: Any) -> None:
         self.name = metadata.name
+        if triton.runtime.driver.active.with_launchers and hasattr(nvidia, "make_launcher"):
+            # Triton 3.6 compiles a launcher in C for each signature. Without a driver to link with, it cannot.
+            with contextlib.suppress(Exception):
+                nvidia.CudaLauncher(source, metadata)
 
     def __call__(self, programs: int, y: int, z: int, stream: int, *rest: Any) -> None:
         # Function, metadata and hooks come before the arguments. A kernel that was compiled under an earlier stand-in
@@ -46,10 +51,12 @@ class StandIn:
 
     Attributes:
         architecture: that is compiled for, such as 90.
+        with_launchers: whether launchers are compiled too, into Triton's cache.
         launches: those so far.
     """
 
     architecture: int = 90
+    with_launchers: bool = False
     launches: list[Launch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -76,9 +83,9 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def stand_in_device(architecture: int = 90) -> Iterator[StandIn]:
+def stand_in_device(architecture: int = 90, *, with_launchers: bool = False) -> Iterator[StandIn]:
     """Has the Triton backend compile for a GPU, from tensors on the CPU, and count launches instead of making them."""
-    before, driver = triton.runtime.driver.__dict__.get("_active"), StandIn(architecture)
+    before, driver = triton.runtime.driver.__dict__.get("_active"), StandIn(architecture, with_launchers)
     number = architecture if architecture in (80, 90, 100) else 80
     replaced = {
         "multiprocessors": lambda device: MULTIPROCESSORS,

@@ -19,6 +19,7 @@ STAGE = recording.STAGE
 EACH_SECONDS = 40.0
 """A test may compile several kernels."""
 
+BUILD_SECONDS = 90.0
 START_SECONDS = 60.0
 """From the start of a worker to its first test."""
 
@@ -36,7 +37,8 @@ MOST_RESTARTS = 12
 def run(findings: Findings, deadline: float, device: str) -> None:
     """Builds the extension, which some tests compare with, then runs the tests that are not settled."""
     log = findings.path.parent / "gpu-stages.log"
-    built = run_command([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], deadline - time.monotonic(), log)
+    seconds = min(BUILD_SECONDS, (deadline - time.monotonic()) / 2)
+    built = run_command([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], seconds, log)
     findings.add(Finding(STAGE, "build of the CPU extension", built.outcome, built.seconds, built.detail))
     run_tests(findings, SELECTION, deadline, log)
 
@@ -53,6 +55,7 @@ def run_tests(
 ) -> None:
     """Runs the selected tests in workers, each of which is started again behind a test that ended it."""
     team = [Worker(findings, selection, log, number, workers, seconds, root) for number in range(workers)]
+    findings.path.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         for worker in team:
             worker.start(output)

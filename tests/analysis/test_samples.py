@@ -169,3 +169,9 @@ def test_a_vision_tower_with_other_tokens_is_named(picture, tmp_path):
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^vision tower: expected 4 patches and at most a class token, got 8"):
         analysis.load_vision_tower(tmp_path)(picture)
+
+
+def test_values_whose_norm_overflows_are_refused_where_they_are_read(tmp_path):
+    path = saved(tmp_path, features=gaussian_tokens(9, 4) * 1e20)
+    with pytest.raises(ValueError, match=r"^features: expected values whose norms are finite in float32"):
+        analysis.from_features(path)

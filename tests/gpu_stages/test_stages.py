@@ -69,8 +69,17 @@ def test_a_wrong_result_is_a_finding_and_no_end(tmp_path, capsys):
     findings = Findings(tmp_path)
     run.run_stages(named(["contact", "bits"]), findings, 60, command=fake({}, outcome="wrong"))
     assert outcomes(findings, "contact") == outcomes(findings, "bits") == {"found": "wrong", "": "passed"}
-    assert run.main(["--render", "--out", str(tmp_path)]) == 1
+    assert run.main(["--render", "--out", str(tmp_path)]) == 0
     assert "found: wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("passed", 0), ("skipped", 0), ("wrong", 1), ("timed out", 1)])
+def test_the_exit_code_says_whether_anything_failed(tmp_path, monkeypatch, outcome, code):
+    def find(stages, findings, *rest):
+        findings.add(Finding("bits", "a", outcome))
+
+    monkeypatch.setattr(run, "run_stages", find)
+    assert run.main(["--out", str(tmp_path)]) == code
 
 
 def test_the_budget_ends_the_visit(tmp_path):

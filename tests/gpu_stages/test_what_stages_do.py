@@ -76,7 +76,6 @@ def test_a_barrier_that_does_not_hold_is_noticed(backend, monkeypatch):
 
 
 @interpreted
-@pytest.mark.slow
 def test_bits_are_compared(backend, monkeypatch):
     assert bits_stage.compare_tiles(torch.bfloat16, 64, 65, "cpu")["compared"] > 3
     assert bits_stage.compare_forms("mmr", torch.bfloat16, (20,), (16,), "cpu") == {"compared": 4}
@@ -89,7 +88,6 @@ def test_bits_are_compared(backend, monkeypatch):
 
 
 @interpreted
-@pytest.mark.slow
 def test_a_selection_is_judged(backend, monkeypatch):
     call = calls.small_calls(16, 8, 4)[0]
     assert calls.judged(call, "cpu") == {}
@@ -200,3 +198,8 @@ def test_an_old_transformers_is_refused(tmp_path, monkeypatch):
 def test_a_missing_transformers_is_refused(monkeypatch):
     monkeypatch.setattr(e2e_stage.importlib.util, "find_spec", lambda name: None)
     assert e2e_stage.refused() == "transformers is not installed"
+
+
+def test_the_prefill_of_each_pruner_is_a_fact():
+    rows = [{"pruner": "none", "prefill": {"median": 80.0}}, {"pruner": "DivPrune", "prefill": None}]
+    assert e2e_stage.facts_of({"models": [{"rows": rows}]}) == {"prefill_ms, none": 80.0}

@@ -254,14 +254,6 @@ MUTANTS = (
         "The slowest instruction set is the default.",
     ),
     Mutant(
-        "operators-parallel-region-ignored",
-        "operators",
-        f"{CSRC}/operators/ops.cpp",
-        "const bool alone = in_parallel_region();",
-        "const bool alone = false;",
-        "In a parallel region of torch, a selection takes processors that the region's other threads have.",
-    ),
-    Mutant(
         "operators-lam-not-checked",
         "operators",
         f"{CSRC}/operators/checks.h",

@@ -98,8 +98,8 @@ MUTANTS = (
         "weights-of-all-rows",
         "transformers",
         f"{TRANSFORMERS}/pruning.py",
-        "model, inputs, features)[candidates]",
-        "model, inputs, features)[: len(candidates)]",
+        "weight = weight[candidates]",
+        "weight = weight[: len(candidates)]",
         "With protected tokens, candidates get the weights of other tokens.",
     ),
     Mutant(

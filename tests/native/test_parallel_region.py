@@ -29,16 +29,17 @@ def test_a_call_in_a_parallel_region_makes_no_threads(tmp_path):
         f"""
 import ctypes, os, torch, tokenprune_kernels
 region = ctypes.CDLL({str(library)!r})
+torch.set_num_threads(3)
 torch.ops.tokenprune_native._force_threads(3)
 x = torch.randn(800, 900)
-found = []
+found, new = [], []
 def select():
     before = len(os.listdir("/proc/self/task"))
     found.append(torch.ops.tokenprune.divprune(x, 200))
-    print(len(os.listdir("/proc/self/task")) - before)
+    new.append(len(os.listdir("/proc/self/task")) - before)
 region.in_region(ctypes.CFUNCTYPE(None)(select))
 select()
-print(torch.equal(*found))
+print(new[0], new[1] > 0, torch.equal(*found))
 """
     )
-    assert result.stdout.split() == ["0", "2", "True"], result.stderr
+    assert result.stdout.split() == ["0", "True", "True"], result.stderr

@@ -144,6 +144,12 @@ def test_one_broken_boundary_among_more_than_are_planned_at_a_time(backend, brok
     check("divprune", gaussian_tokens(260, 8), random_weight(260), starts, kept, 13, 2)
 
 
+def test_result_rows_of_an_earlier_block_of_segments_are_not_written_again(backend):
+    starts, kept = [2 * s for s in range(131)], [s // 10 for s in range(131)]
+    kept[128:] = 5, 6, 7  # segments are planned 128 at a time
+    check("divprune", gaussian_tokens(260, 8), random_weight(260), starts, kept, 13, 2)
+
+
 boundaries = st.one_of(st.integers(-1, ROWS + 1), st.sampled_from([INT_MIN, INT_MAX]))
 
 

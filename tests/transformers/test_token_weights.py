@@ -173,3 +173,13 @@ def test_other_signed_weights_are_refused_for_the_dpp_in_the_name_of_the_functio
             prune_inputs(model, inputs, method="dpp", k=4, relevance=signed)
     with pytest.raises(ValueError, match=message + "VisionSelectorScorer, whose scores are signed$"):
         prune_inputs(model, {}, method="dpp", k=4, relevance=VisionSelectorScorer(32, 8))
+
+
+def test_class_attention_of_another_length_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        "tokenprune_kernels.integrations.transformers.llava.Llava.class_attention_items",
+        lambda self, model, inputs, modality, attention: [torch.cat([each, each]) for each in attention],
+    )
+    message = r"expected class attention to have \[16\] values, one for each token of an image or video, got \[32\]"
+    with pytest.raises(ValueError, match=message):
+        prune_inputs(model_of("llava"), batch("llava", "tIt"), method="idpruner", k=3, importance="cls_attention")

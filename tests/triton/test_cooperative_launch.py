@@ -15,7 +15,7 @@ pytest.importorskip("bench", reason="the stand-in for a device is only in the so
 
 from bench.gpu.stand_in import stand_in_device  # noqa: E402
 from tests.triton import test_machine_code as machine_code  # noqa: E402
-from tokenprune_kernels.backends.triton import configs, kernels, operators, replay, runtime  # noqa: E402
+from tokenprune_kernels.backends.triton import configs, kernels, operators, recorded_calls, runtime  # noqa: E402
 
 TOO_LARGE = "Triton Error [CUDA]: too many blocks in cooperative launch"
 REGISTER_UNIT = 8  # registers are given to a warp's threads eight at a time
@@ -60,7 +60,7 @@ class Refusing:
 def device(monkeypatch):
     """A device that launches nothing. Its cooperative grids are those of a CUDA device."""
     grid = runtime.cooperative_grid
-    monkeypatch.setattr(replay, "_records", {})
+    monkeypatch.setattr(recorded_calls, "_recorded", {})
     monkeypatch.setattr(runtime, "_refused", set())
     with stand_in_device() as driver, monkeypatch.context() as inner:
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "avx512_vpopcntdq.h"
 #include "kernels.h"
 #include "target.h"
 
@@ -44,7 +45,7 @@ TOKENPRUNE_INLINE Lanes multiply_add(Elements<T> a, Elements<T> b, Lanes c) {
 
 template <class T>
 Kernels<T> kernels() {
-  return {of_row<T>, of_tile<T>, pack<T>, signature<T>, most_alike, subtract_products, kRowsOfTile};
+  return {of_row<T>, of_tile<T>, pack<T>, signature<T>, with_vpopcntdq(most_alike), subtract_products, kRowsOfTile};
 }
 template Kernels<BFloat16> kernels<BFloat16>();
 

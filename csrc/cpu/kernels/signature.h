@@ -39,4 +39,20 @@ inline constexpr Signs<T> kSigns{};
 
 using Pair = std::array<std::int64_t, 2>;
 
+// The two of a list of signatures that differ least from another, the first of equals first.
+struct MostAlikePair {
+  std::int64_t nearest = kSignatureBits + 1, second = nearest;
+  Pair positions{};
+
+  void see(std::int64_t distance, std::int64_t position, std::int64_t except) {
+    if (distance >= second || position == except) return;
+    if (distance < nearest) {
+      second = nearest, positions[1] = positions[0];
+      nearest = distance, positions[0] = position;
+    } else {
+      second = distance, positions[1] = position;
+    }
+  }
+};
+
 }  // namespace tokenprune::cpu

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import configs, kernels, replay, runtime
+from . import configs, kernels, recorded_calls, runtime
 from .forms import FORMS, Batch, Form, MaterialisedForm, Output, Tokens, padded
 from .forms.base import ROW_ALIGNMENT
 
@@ -160,25 +160,31 @@ def dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, wit
     """Selects from every item of a dense batch."""
     inputs = {"x": x} if weight is None else {"x": x, "weight": weight}
     make = functools.partial(_dense, method, x, weight, k, lam, with_scores)
-    return replay.call((method, k, lam, with_scores), inputs, make)
+    return recorded_calls.call((method, k, lam, with_scores), inputs, make)
 
 
 def _dense(
-    method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool, record: replay.Record | None
+    method: str,
+    x: Tensor,
+    weight: Tensor | None,
+    k: int,
+    lam: float,
+    with_scores: bool,
+    recorder: recorded_calls.Recorder | None,
 ) -> Any:
     """Selects slice by slice. Only a batch that is one slice is recorded."""
     x = x.detach()
     count = x.shape[-2]
     _check_sizes(method, "N", count, x.shape[-1])
-    out = Output.of((*x.shape[:-2], k), x.device, with_scores, record=record)
+    out = Output.of((*x.shape[:-2], k), x.device, with_scores, recorder=recorder)
     if out.indices.numel() > 0:
         planned = plan(method, x.shape, x.dtype, k=k)
         x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
         items = x.shape[0]
         tokens = Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
         step = planned.slice_items
-        record = record if step >= items else None
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity, record)
+        recorder = recorder if step >= items else None
+        batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity, recorder)
         with runtime.on_device(x):
             form = FORMS[planned.form](batch)
             for first in range(0, items, step):
@@ -203,7 +209,7 @@ def varlen(
     """
     inputs = {"x": x, "cu_seqlens": cu_seqlens, "cu_k": cu_k} | ({} if weight is None else {"weight": weight})
     make = functools.partial(_varlen, method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam, with_scores)
-    return replay.call((method, total_k, max_seqlen, lam, with_scores), inputs, make)
+    return recorded_calls.call((method, total_k, max_seqlen, lam, with_scores), inputs, make)
 
 
 def _varlen(
@@ -216,17 +222,17 @@ def _varlen(
     max_seqlen: int,
     lam: float,
     with_scores: bool,
-    record: replay.Record | None,
+    recorder: recorded_calls.Recorder | None,
 ) -> Any:
     x = _with_unit_stride(x.detach())
     rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
     longest = min(max_seqlen, rows)
     _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
-    out = Output.of((total_k,), x.device, with_scores, blank=True, record=record)
+    out = Output.of((total_k,), x.device, with_scores, blank=True, recorder=recorder)
     if segments > 0 and longest > 0 and total_k > 0:
         planned = plan(method, x.shape, x.dtype, segments=segments, max_seqlen=max_seqlen)
         tokens = Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, record)
+        batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
         with runtime.on_device(x):
             form = FORMS[planned.form](batch)
             segment_plan = _launch_plan(form, cu_seqlens, cu_k, rows, total_k)

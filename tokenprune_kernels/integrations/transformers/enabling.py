@@ -26,21 +26,26 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
     ``generate`` returns the caller's prompt followed by the new tokens, as without pruning. ``max_length``,
     ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer refer to that
     prompt too. A forward pass with pixel values returns the logits of the shortened sequence and the loss of the labels
-    that stay, with gradients. Calls without pixel values, such as decoding steps with a cache, are not changed; in a
-    decoding loop of your own, count masks and positions from the shortened prompt.
+    that stay, with gradients. Calls without pixel values are not changed. In a decoding loop of your own, count the
+    mask from the shortened prompt or from the whole one, and leave positions out.
+
+    A further turn of a chat takes ``input_ids`` of the whole conversation, as without pruning, the cache of the turn
+    before, and the pixel values of new images and videos alone. ``generate`` notes on a cache what it holds, so
+    conversations may take turns on the model, in several threads too.
 
     Args:
-        model: a model of one of the supported families (``...ForConditionalGeneration``).
-        options: ``method``, ``k``, ``keep_ratio``, ``importance``, ``relevance``, ``lam``, ``scope``, ``positions`` and
-            ``protect_newlines``, as for ``prune_inputs``.
+        model: a model of one of the supported families (``...ForConditionalGeneration``), also inside
+            ``torch.compile``, PEFT, ``DataParallel`` or ``DistributedDataParallel``.
+        options: ``method``, ``k``, ``keep_ratio``, ``importance``, ``relevance``, ``lam``, ``scope``, ``positions``,
+            ``protect_newlines`` and ``check_finite``, as for ``prune_inputs``.
 
     Returns:
         A handle. Its ``remove()``, or the end of a ``with`` block, restores the model.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came; also for a model whose pruning is
-            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt with
-            images or videos beside a cache that holds tokens.
+            enabled already. Calls of the model raise what ``prune_inputs`` does, and a ValueError for a prompt that
+            does not go on from the cache that it is given.
 
     Example:
         A LLaVA model with random weights, and a prompt with the 16 tokens of one image:

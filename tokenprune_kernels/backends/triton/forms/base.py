@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import configs, kernels, replay, runtime
+from .. import configs, kernels, recorded_calls, runtime
 
 ROW_ALIGNMENT = kernels.ROW_ALIGNMENT.value
 
@@ -88,16 +88,16 @@ class Output:
         with_scores: bool,
         *,
         blank: bool = False,
-        record: replay.Record | None = None,
+        recorder: recorded_calls.Recorder | None = None,
     ) -> Output:
         """Not yet written, or blank: the result of no segment at all, -1, and -inf for the scores."""
         made: list[Tensor | None] = [None, None]
         parts = (("indices", torch.int64, -1), ("scores", torch.float32, -torch.inf))
         for place, (name, dtype, fill) in enumerate(parts[: 1 + with_scores]):
             value = fill if blank else None
-            made[place] = replay.allocated(shape, dtype, device, value)
-            if record is not None:
-                record.output(name, shape, dtype, value)
+            made[place] = recorded_calls.allocated(shape, dtype, device, value)
+            if recorder is not None:
+                recorder.output(name, shape, dtype, value)
         indices, scores = made
         assert indices is not None
         return cls(indices, scores)
@@ -120,7 +120,7 @@ class Batch:
         segments: how many segments a slice has at most.
         longest: how many rows a segment has at most.
         capacity: rows of the workspaces, in units of ``ROW_ALIGNMENT``.
-        record: where allocations and launches are noted, None if the call is not recorded.
+        recorder: where allocations and launches are noted, None if the call is not recorded.
     """
 
     method: str
@@ -131,7 +131,7 @@ class Batch:
     segments: int
     longest: int
     capacity: int
-    record: replay.Record | None = None
+    recorder: recorded_calls.Recorder | None = None
 
     def lam_weights(self) -> dict[str, float]:
         """The two weights of MMR's score."""
@@ -182,8 +182,8 @@ class Form:
 
     def workspace(self, *shape: int, dtype: torch.dtype = torch.float32, fill: int | None = None) -> Tensor:
         """Allocates a workspace, unwritten if nothing is to fill it."""
-        tensor = replay.allocated(shape, dtype, self.batch.tokens.x.device, fill)
-        return tensor if self.batch.record is None else self.batch.record.workspace(tensor, fill)
+        tensor = recorded_calls.allocated(shape, dtype, self.batch.tokens.x.device, fill)
+        return tensor if self.batch.recorder is None else self.batch.recorder.workspace(tensor, fill)
 
     def launch(
         self,
@@ -196,8 +196,8 @@ class Form:
     ) -> None:
         """Launches a kernel. The arguments are those of `runtime.launch`."""
         compiled = runtime.launch(kernel, programs, tensors, sizes, constants, **options)
-        if self.batch.record is not None:
-            self.batch.record.launch(compiled, kernel, programs, tensors | sizes | constants)
+        if self.batch.recorder is not None:
+            self.batch.recorder.launch(compiled, kernel, programs, tensors | sizes | constants)
 
     def launch_cooperatively(
         self,

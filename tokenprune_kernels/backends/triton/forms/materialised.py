@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from .. import configs, kernels, runtime
@@ -105,7 +106,7 @@ class MaterialisedForm(Form):
 
     def _launch_greedy(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         batch = self.batch
-        block_n = max(16, 1 << (batch.longest - 1).bit_length())
+        block_n = max(16, triton.next_power_of_2(batch.longest))
         self.launch(
             kernels.greedy_kernel,
             sizes["segments"],

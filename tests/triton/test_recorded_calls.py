@@ -16,7 +16,7 @@ if triton.knobs.runtime.interpret:
 pytest.importorskip("bench", reason="the stand-in for a device is only in the source tree")
 
 from bench.gpu.stand_in import stand_in_device  # noqa: E402
-from tokenprune_kernels.backends.triton import configs, kernels, operators, replay, runtime  # noqa: E402
+from tokenprune_kernels.backends.triton import configs, kernels, operators, recorded_calls, runtime  # noqa: E402
 
 COUNT, DEPTH, K = 40, 64, 5
 # Each compiles kernels of its own.
@@ -25,7 +25,7 @@ NOT_SLOW = (("divprune", "default"), ("divprune_varlen", "scores"), ("mmr", "def
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setattr(replay, "_records", {})
+    monkeypatch.setattr(recorded_calls, "_recorded", {})
     with stand_in_device() as driver:
         yield driver
 
@@ -33,14 +33,14 @@ def device(monkeypatch):
 @pytest.fixture
 def workspaces(monkeypatch):
     """Every tensor that is allocated, and what it is filled with."""
-    made, allocated = [], replay.allocated
+    made, allocated = [], recorded_calls.allocated
 
-    def recorded(shape, dtype, device, fill):
+    def noted(shape, dtype, device, fill):
         tensor = allocated(shape, dtype, device, fill)
         made.append((tensor, fill))
         return tensor
 
-    monkeypatch.setattr(replay, "allocated", recorded)
+    monkeypatch.setattr(recorded_calls, "allocated", noted)
     return made
 
 
@@ -60,8 +60,8 @@ def made(device, operator, overload, tensors):
     return list(device.launches), result
 
 
-def replays():
-    return sum(isinstance(record, replay.Replay) for record in replay._records.values())
+def recorded():
+    return sum(isinstance(record, recorded_calls.RecordedCall) for record in recorded_calls._recorded.values())
 
 
 def place_of(address, tensors):
@@ -77,9 +77,9 @@ def place_of(address, tensors):
 @slow_if(lambda operator, overload: (operator, overload) not in NOT_SLOW)
 def test_the_third_call_launches_what_the_first_did(device, workspaces, operator, overload):
     first, _ = made(device, operator, overload, given(operator))
-    recorded, _ = made(device, operator, overload, given(operator))
-    assert replays() == 1
-    originals = [tensor for launch in recorded for tensor in launch.arguments if isinstance(tensor, torch.Tensor)]
+    second, _ = made(device, operator, overload, given(operator))
+    assert recorded() == 1
+    originals = [tensor for launch in second for tensor in launch.arguments if isinstance(tensor, torch.Tensor)]
     fills = {tensor.data_ptr(): fill for tensor, fill in workspaces if fill is not None}
     workspaces.clear()
     tensors = given(operator, seed=1)
@@ -89,7 +89,7 @@ def test_the_third_call_launches_what_the_first_did(device, workspaces, operator
     known = [(tensor, None) for tensor in (*inputs, *results)]
     assert [(launch.kernel, launch.programs) for launch in again] == [(one.kernel, one.programs) for one in first]
     places = {}
-    for mine, theirs in zip(again, recorded, strict=True):
+    for mine, theirs in zip(again, second, strict=True):
         for value, original in zip(mine.arguments, theirs.arguments, strict=True):
             if not isinstance(original, torch.Tensor):
                 assert value == original
@@ -126,11 +126,11 @@ def test_what_is_not_alike_is_not_made_from_the_same_record(device, changed):
     x = gaussian_tokens(COUNT, DEPTH, dtype=torch.bfloat16)
     for _ in range(3):
         operators.operator("divprune", "default")(x, K)
-    known = dict(replay._records)
+    known = dict(recorded_calls._recorded)
     for count in (1, 2):
         operators.operator("divprune", "default")(*changed(x, K))
-        assert len(replay._records) == len(known) + 1
-        assert replays() == count
+        assert len(recorded_calls._recorded) == len(known) + 1
+        assert recorded() == count
 
 
 def test_lam_is_part_of_a_kind(device):
@@ -139,7 +139,7 @@ def test_lam_is_part_of_a_kind(device):
         for _ in range(3):
             launches, _ = made(device, "mmr", "default", (x, weight, K, lam))
             assert {lam, 1 - lam} <= {each for each in launches[-1].arguments if isinstance(each, float)}
-    assert replays() == 2
+    assert recorded() == 2
 
 
 def test_another_configuration_drops_the_records(device, monkeypatch):
@@ -149,7 +149,7 @@ def test_another_configuration_drops_the_records(device, monkeypatch):
     config = dataclasses.replace(configs.similarity_config(2, COUNT, DEPTH, 90, aligned=True), block_d=32)
     monkeypatch.setattr(configs, "similarity_config", lambda *_: config)
     after, _ = made(device, "divprune", "default", (x, K))
-    assert replays() == 0
+    assert recorded() == 0
     block_d = kernels.similarity_kernel.arg_names.index("BLOCK_D")
     assert before[1].arguments[block_d] == 64
     assert after[1].arguments[block_d] == 32
@@ -177,7 +177,7 @@ def test_tensors_that_have_to_be_copied_are_not_recorded(device):
         for _ in range(3):
             launches, _ = made(device, "mmr", "default", tensors)
             assert len(launches) == 3
-    assert replays() == 0
+    assert recorded() == 0
 
 
 def test_slices_are_not_recorded(device):
@@ -187,17 +187,17 @@ def test_slices_are_not_recorded(device):
         for _ in range(3):
             launches, _ = made(device, "divprune", "default", (x, K))
             assert len(launches) == 9
-        assert replays() == 0
+        assert recorded() == 0
     finally:
         runtime.set_default(workspace_limit=before.workspace_limit)
 
 
 def test_records_are_bounded(device, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_RECORDS", 3)
+    monkeypatch.setattr(recorded_calls, "MOST_RECORDED", 3)
     x = gaussian_tokens(COUNT, DEPTH, dtype=torch.bfloat16)
     for k in range(1, 9):
         operators.operator("divprune", "default")(x, k)
-        assert len(replay._records) <= 3
+        assert len(recorded_calls._recorded) <= 3
 
 
 def test_profilers_see_every_launch(device, monkeypatch):
@@ -219,5 +219,25 @@ def test_a_record_holds_no_tensor(device):
     x = gaussian_tokens(COUNT, DEPTH, dtype=torch.bfloat16)
     for _ in range(2):
         made(device, "divprune", "default", (x, K))
-    (record,) = replay._records.values()
+    (record,) = recorded_calls._recorded.values()
     assert not any(isinstance(value, torch.Tensor) for *_, values, _ in record.launches for value in values)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("overload", ["default", "scores"])
+@pytest.mark.parametrize("operator", [name + suffix for suffix in ("", "_varlen") for name in METHODS])
+def test_a_recorded_call_gives_the_bits_of_the_forms(operator, overload):
+    select = getattr(getattr(torch.ops.tokenprune, operator), overload)
+    stream = torch.cuda.Stream()
+    for seed in range(5):
+        tensors = [each.cuda() if isinstance(each, torch.Tensor) else each for each in given(operator, seed)]
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream if seed == 4 else torch.cuda.current_stream()):
+            result = select(*tensors)
+        torch.cuda.synchronize()
+        with runtime.settings(form=None):  # is not recorded
+            expected = select(*tensors)
+        results, expectations = ([each] if isinstance(each, torch.Tensor) else each for each in (result, expected))
+        for mine, theirs in zip(results, expectations, strict=True):
+            assert torch.equal(mine.view(torch.int32), theirs.view(torch.int32))

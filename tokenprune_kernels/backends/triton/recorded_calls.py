@@ -16,11 +16,10 @@ from torch import Tensor
 
 from . import configs, runtime
 
-MOST_RECORDS = 1_024
+MOST_RECORDED = 1_024
 """More kinds than that do not come again and again. The records are dropped, and made anew."""
 
 _ALIGNMENT = 256  # of the tensors in a workspace, in bytes; the allocator's own is not smaller
-_INPUTS, _OUTPUTS = ("x", "weight", "cu_seqlens", "cu_k"), ("indices", "scores")
 
 Fill = int | float | None
 """What a tensor is filled with; None leaves it unwritten."""
@@ -30,12 +29,12 @@ def allocated(shape: Sequence[int], dtype: torch.dtype, device: torch.device, fi
     """A new tensor."""
     if fill is None:
         return torch.empty(shape, dtype=dtype, device=device)
-    return (
-        torch.full(shape, fill, dtype=dtype, device=device) if fill else torch.zeros(shape, dtype=dtype, device=device)
-    )
+    if fill == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.full(shape, fill, dtype=dtype, device=device)
 
 
-class Record:
+class Recorder:
     """What a call does, while it does it.
 
     Args:
@@ -65,23 +64,23 @@ class Record:
         elif self.launches is not None:
             self.launches.append((compiled, kernel, programs, given))
 
-    def replay(self) -> Replay | None:
+    def recorded(self) -> RecordedCall | None:
         """The call, to be made again; None if it cannot be."""
-        return Replay(self) if self.launches else None
+        return RecordedCall(self) if self.launches else None
 
 
-class Replay:
+class RecordedCall:
     """A recorded call, without its tensors."""
 
-    def __init__(self, record: Record) -> None:
-        launches = record.launches or []
-        self.outputs = tuple(record.outputs.values())
-        names = [*record.inputs, *record.outputs]
+    def __init__(self, recorder: Recorder) -> None:
+        launches = recorder.launches or []
+        self.outputs = tuple(recorder.outputs.values())
+        names = [*recorder.inputs, *recorder.outputs]
         # After the addresses of inputs and outputs come those of all workspaces with one value, then of the others.
         slots: dict[int, tuple[int, int]] = {}
         self.sizes: dict[tuple[Fill, torch.dtype], int] = {}
         groups: list[tuple[Fill, torch.dtype]] = []
-        for tensor, fill in record.workspaces:
+        for tensor, fill in recorder.workspaces:
             group = (fill, tensor.dtype if fill else torch.uint8)
             if group not in self.sizes:
                 self.sizes[group] = 0
@@ -118,13 +117,13 @@ class Replay:
 
 
 _NEW, _ONCE = "new", "made once"
-_records: dict[tuple[Any, ...], Replay | str | None] = {}
+_recorded: dict[tuple[Any, ...], RecordedCall | str | None] = {}
 """By kind. None is a call that cannot be made again."""
 
 _recorded_under: tuple[Any, ...] = ()
 
 
-def call(kind: tuple[Any, ...], inputs: dict[str, Tensor], make: Callable[[Record | None], Any]) -> Any:
+def call(kind: tuple[Any, ...], inputs: dict[str, Tensor], make: Callable[[Recorder | None], Any]) -> Any:
     """Makes a call: from its record if there is one.
 
     Args:
@@ -138,26 +137,26 @@ def call(kind: tuple[Any, ...], inputs: dict[str, Tensor], make: Callable[[Recor
     # Tests and tuning replace these. What was recorded with others is dropped.
     under = (runtime.current(), runtime._compiled, *_replaceable())
     if not _recorded_under or not all(map(operator.is_, under, _recorded_under)):
-        _records.clear()
+        _recorded.clear()
         _recorded_under = under
     tensors = tuple(inputs.values())
     key = (*kind, *[(t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0) for t in tensors], tensors[0].device)
-    found = _records.get(key, _NEW)
+    found = _recorded.get(key, _NEW)
     if found is None:
         return make(None)
-    if isinstance(found, Replay):
+    if isinstance(found, RecordedCall):
         with runtime.on_device(tensors[0]):
             results = found(tensors)
         return results[0] if len(results) == 1 else tuple(results)
     if found is _NEW:
         # Many kinds come once: recording them would cost more than it saves.
-        if len(_records) >= MOST_RECORDS:
-            _records.clear()
-        _records[key] = _ONCE
+        if len(_recorded) >= MOST_RECORDED:
+            _recorded.clear()
+        _recorded[key] = _ONCE
         return make(None)
-    record = Record(inputs)
-    result = make(record)
-    _records[key] = record.replay()
+    recorder = Recorder(inputs)
+    result = make(recorder)
+    _recorded[key] = recorder.recorded()
     return result
 
 
