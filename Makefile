@@ -13,10 +13,9 @@ SANITIZED := build/sanitized
 # share the processors, no other test may run.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 IN_PARALLEL := -n auto --maxprocesses 8 --dist worksteal
-WHEEL := build/wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel kernel-layout test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -107,15 +106,15 @@ sanitize: $(VENV)/requirements ## the kernel tests under AddressSanitizer and Un
 		OMP_NUM_THREADS=1 ../../$(PY) -m pytest $(IN_PARALLEL) -m "kernel and not slow and not gpu and not interpret"
 
 wheel: $(VENV)/requirements ## a wheel for this platform, every Python and every supported torch, in dist
+	rm -rf dist
 	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
-test-wheel: wheel ## install the wheel into an empty environment and test it there
-	rm -rf $(WHEEL) && $(PYTHON) -m venv $(WHEEL)/venv && mkdir -p $(WHEEL)/tree
-	$(WHEEL)/venv/bin/python -m pip install --quiet -r requirements.txt
-	$(WHEEL)/venv/bin/python -m pip install --quiet --no-deps --no-index --find-links dist tokenprune_kernels
-	cp -R python_ref tests pyproject.toml $(WHEEL)/tree
-	cd $(WHEEL)/tree && ../venv/bin/python -m tokenprune_kernels info
-	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu and not interpret"
+kernel-layout: $(VENV)/requirements ## the layout of Hugging Face kernels, in build/kernel
+	$(PY) -m tests.install.kernel_layout build/kernel
+
+INSTALL_OPTIONS ?= --torch 2.13.0
+test-wheel: wheel ## every way to install, in an empty environment; INSTALL_OPTIONS="--torch all --record" beside every torch
+	$(PY) -m tests.install.matrix $(INSTALL_OPTIONS)
 
 $(VENV)/docs: docs/requirements.txt $(VENV)/requirements
 	$(PY) -m pip install --quiet -r $<

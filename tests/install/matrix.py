@@ -155,10 +155,11 @@ def _order(key: tuple[str, str, str]) -> tuple[Any, ...]:
     return [int(part) for part in re.findall(r"\d+", python)], [*PATHS].index(path), torch.split(".")
 
 
-def newest_tried(results: dict[str, Any]) -> str:
-    """The newest release of torch beside which the wheel passed, as ``2.15``."""
+def newest_tried(results: dict[str, Any]) -> str | None:
+    """The newest release of torch beside which the wheel passed, as ``2.15``; None if there is none."""
     passed = [cell["torch"] for cell in results["cells"] if (cell["path"], cell["outcome"]) == ("wheel", "passed")]
-    return max((torch.rpartition(".")[0] for torch in passed), key=lambda release: [*map(int, release.split("."))])
+    releases = (torch.rpartition(".")[0] for torch in passed)
+    return max(releases, key=lambda release: [*map(int, release.split("."))], default=None)
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +21,12 @@ _KERNEL_TESTS = (
         for name in ("selection", "varlen", "dpp", "edge_rows", "properties", "errors")
     ),
     *(f"tests/native/test_{name}.py" for name in ("block_sizes", "isa", "interrupt")),
-    *(f"tests/install/test_{name}.py" for name in ("without_python", "import_again")),
+    *(f"tests/install/test_{name}.py" for name in ("without_python", "import_again", "wheel")),
 )
 _QUICK_TESTS = ("tests/native/test_isa.py", "tests/install/test_without_python.py")
 _MARKS = "not slow and not gpu and not interpret"
 _PREFIX = "tokenprune_kernels: "
+KERNELS = "kernels==0.17.2"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,22 @@ def editable(environment: Environment, source: Source, work: Path) -> str:
     return _tested(environment, work, _QUICK_TESTS, package=tree / "tokenprune_kernels")
 
 
+@functools.cache
+def kernel_layout() -> Path:
+    """The layout of Hugging Face kernels, made once and the same beside every torch."""
+    layout = ROOT / "build" / "kernel"
+    run([sys.executable, "-m", "tests.install.kernel_layout", str(layout)], timeout=1800)
+    return layout
+
+
+def kernel(environment: Environment, source: Source, work: Path) -> str:
+    """Loads the layout of Hugging Face kernels, without the Hub, beside the wheel."""
+    kernel_layout()
+    environment.pip("--no-deps", "--no-index", str(source.wheel))
+    environment.pip(KERNELS)
+    return _tested(environment, work, ("tests/install/test_kernel_layout.py",), HF_HUB_OFFLINE="1")
+
+
 def isolated(environment: Environment, source: Source, work: Path) -> str:
     """Has pip isolate the build from the environment's torch."""
     return _refused(environment, source, "--no-cache-dir")
@@ -77,17 +96,23 @@ PATHS: dict[str, tuple[str, Callable[[Environment, Source, Path], str]]] = {
     "wheel": ("the wheel", wheel),
     "sdist": ("source distribution, `--no-build-isolation`", sdist),
     "editable": ("`pip install --no-build-isolation -e .`", editable),
+    "kernel": ("`kernels.get_local_kernel`, CPU", kernel),
     "isolated": ("source distribution, isolated build", isolated),
     "no_compiler": ("source distribution, no compiler", no_compiler),
 }
 
 
-def _tested(environment: Environment, work: Path, tests: tuple[str, ...], package: Path | None = None) -> str:
+def _tested(
+    environment: Environment, work: Path, tests: tuple[str, ...], package: Path | None = None, **variables: str
+) -> str:
     """Imports the package, asks for `info`, and runs tests in a copy of them that has no package beside it."""
     copy = work / "tests"
     shutil.rmtree(copy, ignore_errors=True)
     for name in ("tests", "python_ref", "bench"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if (layout := ROOT / "build" / "kernel").exists():
+        shutil.copytree(layout, copy / "build" / "kernel")
+    shutil.copytree(ROOT / "dist", copy / "dist")
     shutil.copy(ROOT / "pyproject.toml", copy)
     expected = package or next(environment.folder.glob("lib/python*/site-packages")) / "tokenprune_kernels"
     try:
@@ -96,7 +121,7 @@ def _tested(environment: Environment, work: Path, tests: tuple[str, ...], packag
             if line not in info.splitlines():
                 raise StepError(f"info: expected the line {line!r}, got\n{info}")
         command = [environment.python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-m", _MARKS, *tests]
-        output = run(command, folder=copy, timeout=2400, succeeds=None, OMP_NUM_THREADS="1").stdout
+        output = run(command, folder=copy, timeout=2400, succeeds=None, OMP_NUM_THREADS="1", **variables).stdout
     finally:
         environment.call("-m", "pip", "uninstall", "--quiet", "--yes", "tokenprune_kernels")
     counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (passed|failed|errors?)\b", output)}

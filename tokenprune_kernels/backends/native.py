@@ -18,7 +18,9 @@ import torch
 
 from ..registration import complete
 
-_PATH = Path(__file__).parent.parent / "_C.abi3.so"
+_PACKAGE = Path(__file__).parent.parent
+# _C.abi3.so, or what kernel-builder of Hugging Face calls it.
+_PATH = next(_PACKAGE.glob("_*.abi3.so"), _PACKAGE / "_C.abi3.so")
 _REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in the source tree"
 
 
