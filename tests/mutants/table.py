@@ -63,7 +63,8 @@ class Mutant(NamedTuple):
 CSRC = "csrc/cpu"
 KERNELS = "tokenprune_kernels/backends/triton/kernels"
 VERIFY = "tokenprune_kernels/verify"
-TRANSFORMERS = "tokenprune_kernels/integrations/transformers"
+INTEGRATIONS = "tokenprune_kernels/integrations"
+TRANSFORMERS = f"{INTEGRATIONS}/transformers"
 
 MUTANTS = (
     Mutant(
@@ -477,7 +478,7 @@ MUTANTS = (
     Mutant(
         "budget-not-capped",
         "transformers",
-        f"{TRANSFORMERS}/budget.py",
+        f"{INTEGRATIONS}/budget.py",
         "    return min(k, count)",
         "    return k",
         "An image with fewer tokens than k is asked for more than it has.",

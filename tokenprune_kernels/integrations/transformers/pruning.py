@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ...methods import METHODS, check_method
-from .budget import Budget, budgets, check_budget
+from ..budget import Budget, budgets, check_budget
+from ..row_selection import select_rows
 from .class_attention import recorded_class_attention
 from .families import family_of
 from .family import PIXELS, Family, Features
 from .feature_injection import KeptFeatures, PrunedInputs
-from .row_selection import select_rows
 from .sequences import FILL, Shortening
 from .token_weights import Importance, check_importance, weights
 
@@ -119,7 +119,7 @@ class Pruning:
     protect_newlines: bool = False
 
     def __post_init__(self) -> None:
-        check_budget(self.k, self.keep_ratio)
+        check_budget("prune_inputs", self.k, self.keep_ratio)
         check_method(
             "prune_inputs", self.method, {"relevance": self.relevance, "importance": self.importance}, self.lam
         )
@@ -187,7 +187,7 @@ class Pruning:
         argument, weight = METHODS[self.method].weight, None
         if argument is not None:
             weight = weights(argument, getattr(self, argument), model, inputs, features)[candidates]
-        kept_counts = budgets(counts, self.k, self.keep_ratio)
+        kept_counts = budgets("prune_inputs", counts, self.k, self.keep_ratio)
         indices = select_rows(tokens[candidates], counts, kept_counts, self.method, weight, self.lam)
         kept[candidates[indices]] = True
         return list(kept.split([len(each.tokens) for each in features]))

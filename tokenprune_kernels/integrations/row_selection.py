@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ...methods import METHODS
+from ..methods import METHODS
 
 
 def select_rows(
