@@ -12,9 +12,12 @@ SANITIZED := build/sanitized
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 IN_PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 WHEEL := build/wheel
+# vLLM wants another transformers than the other tests, and 2 GB.
+VLLM := build/vllm
+VLLM_TESTS := PYTHONPATH=. $(VLLM)/bin/python -m pytest tests/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize wheel test-wheel docs clean
+.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -117,6 +120,24 @@ test-wheel: wheel ## install the wheel into an empty environment and test it the
 	cp -R python_ref tests pyproject.toml $(WHEEL)/tree
 	cd $(WHEEL)/tree && ../venv/bin/python -m tokenprune_kernels info
 	cd $(WHEEL)/tree && ../venv/bin/python -m pytest -m "not slow and not gpu and not interpret"
+
+$(VLLM)/installed: $(wildcard tests/vllm/requirements*.txt tests/vllm/site/*)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -r tests/vllm/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -r tests/vllm/requirements-no-deps.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/vllm/requirements-hashed.txt
+	cp tests/vllm/site/* $$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	touch $@
+
+# vLLM finds the package by its metadata, in this folder.
+vllm-metadata: build
+	$(PY) setup.py -q egg_info
+
+test-vllm: vllm-metadata $(VLLM)/installed ## vLLM on the CPU with pruning, against transformers; 6 minutes after installing 2 GB
+	$(VLLM_TESTS) -m "not slow"
+
+test-vllm-all: vllm-metadata $(VLLM)/installed ## the same with `slow`: every family in every setting, into tests/vllm/results.md
+	$(VLLM_TESTS) --vllm-results tests/vllm/results.md
 
 $(VENV)/docs: docs/requirements.txt $(VENV)/requirements
 	$(PY) -m pip install --quiet -r $<

@@ -1,44 +1,84 @@
-"""Engines of vLLM in this process, one at a time."""
+"""Engines of vLLM in this process, one at a time, and what they answer."""
 
-from tests.vllm.media import WITH_METADATA, media, metadata, text
-from tests.vllm.oracle import NEW_TOKENS, TOP, Answer
+import contextlib
+import gc
 
-
-def start(path, **options):
-    """An engine in float32, small enough for a test."""
-    from vllm import LLM
-
-    arguments = {
-        "dtype": "float32",
-        "max_model_len": 1024,
-        "max_num_seqs": 16,
-        "block_size": 32,
-        "enforce_eager": True,
-        "max_logprobs": TOP,
-        "disable_log_stats": True,
-    }
-    return LLM(str(path), **(arguments | options))
+from tests.vllm.media import WITH_METADATA, Request, media, metadata, text
+from tests.vllm.oracle import NEW_TOKENS, TOP, Answer, expected
+from tests.vllm.tiny import saved
 
 
-def answers(llm, family, requests):
-    """The answers to requests that are in flight together."""
-    from vllm import SamplingParams
+class Engine:
+    """An engine that serves the checkpoint of a family."""
 
-    sampling = SamplingParams(
-        temperature=0, max_tokens=NEW_TOKENS, logprobs=TOP, ignore_eos=True, min_tokens=NEW_TOKENS
-    )
-    outputs = llm.generate([prompt(family, request) for request in requests], sampling, use_tqdm=False)
-    return [
-        Answer(
-            len(output.prompt_token_ids),
-            list(output.outputs[0].token_ids),
-            [{token: each.logprob for token, each in step.items()} for step in output.outputs[0].logprobs],
+    def __init__(self, family, checkpoints, tokenprune, **options):
+        from vllm import LLM
+
+        self.family = family
+        self.tokenprune = tokenprune
+        self.path = saved(family, checkpoints)
+        if tokenprune is not None:
+            options["mm_processor_kwargs"] = {"tokenprune": tokenprune}
+        defaults = {"dtype": "float32", "max_model_len": 1024, "max_num_seqs": 16, "block_size": 32}
+        self.llm = LLM(str(self.path), **(defaults | {"max_logprobs": TOP, "enforce_eager": True} | options))
+
+    def answers(self, requests):
+        """The answers to requests that are in flight together."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, logprobs=TOP, ignore_eos=True
         )
-        for output in outputs
-    ]
+        prompts = [prompt(self.family, request) for request in requests]
+        return [
+            Answer(
+                len(output.prompt_token_ids),
+                list(output.outputs[0].token_ids),
+                [{token: each.logprob for token, each in step.items()} for step in output.outputs[0].logprobs],
+            )
+            for output in self.llm.generate(prompts, sampling, use_tqdm=False)
+        ]
+
+    def differences(self, requests):
+        """How far each answer is from that of transformers with `prune_inputs`."""
+        oracles = [expected(self.family, self.path, request, self.arguments(request)) for request in requests]
+        return [difference(*pair) for pair in zip(self.answers(requests), oracles, strict=True)]
+
+    def arguments(self, request):
+        """The arguments of `prune_inputs` for a request; None where nothing is pruned."""
+        options = self.tokenprune if request.options is None else request.options
+        if options is None or options is False:
+            return None
+        merged = dict(options)
+        if "method" not in merged and self.tokenprune:
+            merged = {name: value for name, value in self.tokenprune.items() if name in METHOD} | merged
+        if not {"k", "keep_ratio"} & merged.keys():
+            merged |= {name: value for name, value in self.tokenprune.items() if name in ("k", "keep_ratio")}
+        return merged
+
+    @property
+    def model(self):
+        return self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
 
 
-def prompt(family, request):
+METHOD = ("method", "importance", "relevance", "lam")
+
+
+@contextlib.contextmanager
+def running(family, checkpoints, tokenprune, **options):
+    """An engine, whose memory is freed at the end."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    engine = Engine(family, checkpoints, tokenprune, **options)
+    try:
+        yield engine
+    finally:
+        del engine.llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def prompt(family, request: Request):
     images, videos = media(request, "I"), media(request, "V")
     if family in WITH_METADATA:
         videos = [(frames, metadata(frames) | {"do_sample_frames": False}) for frames in videos]

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from tests.vllm.media import WITH_METADATA, media, metadata, text
-from tests.vllm.models import MAKERS
+from tests.vllm.tiny import MAKERS
 from tokenprune_kernels.integrations.transformers import prune_inputs
 
 NEW_TOKENS = 6

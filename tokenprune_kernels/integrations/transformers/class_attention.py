@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from ..class_token import class_token_attention
 
 
 @contextlib.contextmanager
@@ -47,9 +48,7 @@ def recorded_class_attention(model: Any, inputs: Mapping[str, Any]) -> Iterator[
         return record
 
     def class_attention() -> Tensor:
-        queries, keys = (passed[name].float().unflatten(-1, (attention.num_heads, -1)) for name in ("q", "k"))
-        logits = torch.einsum("thd,tnhd->thn", queries[:, 0], keys) * attention.scale
-        attended = logits.softmax(-1).mean(1)
+        attended = class_token_attention(passed["q"], passed["k"], attention.num_heads, attention.scale)
         return attended if strategy == "full" else attended[:, 1:]
 
     # A norm of queries and keys, where there is one, comes between the projection and the product.

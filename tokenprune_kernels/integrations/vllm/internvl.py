@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
 from vllm.model_executor.models.internvl import InternVLChatModel
 
-from .model import PruningModel
+from .class_attention import ClassAttention
+from .options import MODALITIES
 from .processor import PruningProcessor, pruned
 
 
@@ -15,11 +21,30 @@ class FrameProcessor(PruningProcessor):
     segment_is_run = True
 
 
+class ShuffledAttention(ClassAttention):
+    """A token has the mean attention of the patches that pixel shuffle merged into it."""
+
+    downsample_ratio: float
+    pixel_shuffle: Any
+
+    def _attention_of_items(self, attention: Tensor, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
+        side = round((attention.shape[1] - 1) ** 0.5)
+        patches = attention[:, 1:].reshape(-1, side, side, 1)
+        tokens = self.pixel_shuffle(patches, scale_factor=self.downsample_ratio).mean(-1).flatten(1)
+        names = (f"{modality}_num_patches" for modality in MODALITIES)
+        tiles = [int(count) for name in names if name in kwargs for count in torch.as_tensor(kwargs[name]).flatten()]
+        return [item.flatten() for item in tokens.split(tiles)]
+
+
 @pruned(FrameProcessor)
-class PrunedInternVL(PruningModel, InternS1ForConditionalGeneration):
+class PrunedInternVL(ShuffledAttention, InternS1ForConditionalGeneration):
     """``InternVLForConditionalGeneration``."""
 
+    tower = "vision_tower"
+
 
 @pruned(FrameProcessor)
-class PrunedInternVLChat(PruningModel, InternVLChatModel):
+class PrunedInternVLChat(ShuffledAttention, InternVLChatModel):
     """``InternVLChatModel``."""
+
+    tower = "vision_model"

@@ -35,6 +35,7 @@ class PruningModel:
             )
         self._prepare(vllm_config, pruning=options is not None)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._options = options
         self._selection = None if options is None else RowSelection(options, get_tp_group())
 
     def _prepare(self, vllm_config: Any, pruning: bool) -> None:
