@@ -1,11 +1,14 @@
 """Engines of vLLM in this process, one at a time, and what they answer."""
 
 import contextlib
+import functools
 import gc
+import importlib
 
 from tests.vllm.media import WITH_METADATA, Request, media, metadata, text
 from tests.vllm.oracle import NEW_TOKENS, TOP, Answer, expected
 from tests.vllm.tiny import saved
+from tokenprune_kernels.integrations.vllm import registration
 
 
 class Engine:
@@ -14,6 +17,7 @@ class Engine:
     def __init__(self, family, checkpoints, tokenprune, **options):
         from vllm import LLM
 
+        load_classes()
         self.family = family
         self.tokenprune = tokenprune
         self.path = saved(family, checkpoints)
@@ -26,9 +30,7 @@ class Engine:
         """The answers to requests that are in flight together."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            temperature=0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, logprobs=TOP, ignore_eos=True
-        )
+        sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=TOP, ignore_eos=True)
         prompts = [prompt(self.family, request) for request in requests]
         return [
             Answer(
@@ -59,6 +61,19 @@ class Engine:
     @property
     def model(self):
         return self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+
+
+@functools.cache
+def load_classes():
+    """Registers the classes themselves, once: vLLM inspects a class that it knows by name in a new process."""
+    from vllm import ModelRegistry
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    for architecture, name in registration.ARCHITECTURES.items():
+        module, _, model = name.partition(":")
+        package = registration.__name__.rpartition(".")[0]
+        ModelRegistry.register_model(architecture, getattr(importlib.import_module(f"{package}.{module}"), model))
 
 
 METHOD = ("method", "importance", "relevance", "lam")

@@ -1,5 +1,6 @@
 """The option `tokenprune`, without vLLM."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -122,17 +123,26 @@ def test_an_engine_hides_the_option_from_processors_of_transformers():
 
 
 @pytest.mark.usefixtures("any_vllm")
+def test_vllms_own_pruning_does_not_go_with_it():
+    with pytest.raises(ValueError, match=r"expected no video_pruning_rate beside it, got 0\.5"):
+        engines.engine_options(model_config({"k": 3}, video_pruning_rate=0.5))
+
+
+class PrunedModel:
+    class_token_towers = ("clip_vision_model",)
+
+
 @pytest.mark.parametrize(
-    ("given", "settings", "message"),
+    ("tower", "mode", "message"),
     [
-        ({"k": 3}, {"video_pruning_rate": 0.5}, "expected no video_pruning_rate beside it, got 0.5"),
-        (
-            {"k": 3, "method": "idpruner", "importance": "cls_attention"},
-            {"mm_encoder_tp_mode": "data"},
-            "expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'",
-        ),
+        ("clip_vision_model", "weights", None),
+        ("siglip_vision_model", "weights", "among norm, vision_selector for Model with siglip_vision_model, got"),
+        ("clip_vision_model", "data", "expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'"),
     ],
 )
-def test_settings_that_do_not_go_with_pruning(given, settings, message):
-    with pytest.raises(ValueError, match=message):
-        engines.engine_options(model_config(given, **settings))
+def test_class_attention_needs_a_class_token(tower, mode, message):
+    config = model_config(mm_encoder_tp_mode=mode)
+    config.hf_config.vision_config = SimpleNamespace(model_type=tower)
+    options = parsed({"k": 1, "method": "idpruner", "importance": "cls_attention"})
+    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        engines.check_weight(options, PrunedModel, config)

@@ -23,10 +23,6 @@ def tokens(rows=12, seed=0):
     return torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def no_attention():
-    raise AssertionError("nothing asked for it")
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -56,7 +52,7 @@ def test_numbers_are_exact_in_every_dtype(dtype):
 def test_rows_are_those_of_the_oracle_and_ascend():
     given = [item(1), item(2, (9,), (9,)), item(3, (7, 5), (2, 3))]
     x = [tokens(12, 1), tokens(9, 2), tokens(12, 3)]
-    rows = RowSelection(Options())(given, x, no_attention)
+    rows = RowSelection(Options())(given, x, [])
     first, second = (python_ref.divprune(part, k)[0] for part, k in zip(x[2].split([7, 5]), (2, 3), strict=True))
     assert rows[0].tolist() == sorted(python_ref.divprune(x[0], 4)[0].tolist())
     assert rows[1].tolist() == list(range(9))
@@ -65,13 +61,13 @@ def test_rows_are_those_of_the_oracle_and_ascend():
 
 def test_methods_may_differ_among_the_items_of_a_step():
     x = [tokens(12, seed) for seed in range(3)]
-    attention = [None, torch.rand(12, generator=torch.Generator().manual_seed(9)), None]
+    attention = [torch.rand(12, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     given = [
         item(0, method="mmr", weight="norm", lam=0.2),
         item(1, method="idpruner", weight="cls_attention"),
         item(2),
     ]
-    rows = RowSelection(Options())(given, x, lambda: attention)
+    rows = RowSelection(Options())(given, x, attention)
     weights = [norm(x[0]), attention[1], None]
     for number, (each, lam) in enumerate(zip(given, (0.2, 0.5, 0.5), strict=True)):
         expected = oracle(each.method, x[number], weights[number], 4, lam)[0]
@@ -86,23 +82,23 @@ def test_the_scorer_is_that_of_the_options(tmp_path):
     save_file({f"head.{name}": value for name, value in scorer.state_dict().items()}, tmp_path / "model.safetensors")
     options = Options(scorer={"scorer": str(tmp_path), "scorer_prefix": "head."})
     given = item(1, method="idpruner", weight="vision_selector", lam=0.5)
-    (rows,) = RowSelection(options)([given], [tokens()], no_attention)
+    (rows,) = RowSelection(options)([given], [tokens()], [])
     expected = python_ref.idpruner(tokens(), scorer(tokens()).detach(), 4, 0.5)[0]
     assert rows.tolist() == sorted(expected.tolist())
 
 
 def test_an_item_that_is_encoded_again_keeps_the_same_rows():
     select = RowSelection(Options())
-    (rows,) = select([item(1)], [tokens(seed=1)], no_attention)
-    again, other = select([item(1), item(2)], [tokens(seed=2), tokens(seed=2)], no_attention)
+    (rows,) = select([item(1)], [tokens(seed=1)], [])
+    again, other = select([item(1), item(2)], [tokens(seed=2), tokens(seed=2)], [])
     assert torch.equal(again, rows)
     assert not torch.equal(other, rows)
-    more, *_ = select([item(1, kept=(5,))], [tokens(seed=2)], no_attention)
+    more, *_ = select([item(1, kept=(5,))], [tokens(seed=2)], [])
     assert len(more) == 5
 
 
 def test_an_item_that_is_twice_in_a_step_keeps_the_same_rows():
-    first, second = RowSelection(Options())([item(1), item(1)], [tokens(seed=1), tokens(seed=2)], no_attention)
+    first, second = RowSelection(Options())([item(1), item(1)], [tokens(seed=1), tokens(seed=2)], [])
     assert torch.equal(first, second)
 
 
@@ -114,9 +110,9 @@ def test_the_first_rank_selects_for_all():
             assert src == 0
             return torch.tensor([11, 2, 5, 7])
 
-    (rows,) = RowSelection(Options(), Group())([item(1)], [tokens()], no_attention)
+    (rows,) = RowSelection(Options(), Group())([item(1)], [tokens()], [])
     assert rows.tolist() == [2, 5, 7, 11]
-    (rows,) = RowSelection(Options(), SimpleNamespace(world_size=1))([item(1)], [tokens()], no_attention)
+    (rows,) = RowSelection(Options(), SimpleNamespace(world_size=1))([item(1)], [tokens()], [])
     assert rows.tolist() == sorted(python_ref.divprune(tokens(), 4)[0].tolist())
 
 

@@ -153,10 +153,10 @@ def internvl():
     return transformers.InternVLForConditionalGeneration(config), processor
 
 
-def qwen_parts(patch, video_processor):
-    """The tokenizer and the two pixel processors of a Qwen-VL model."""
+def qwen_parts(patch, video_processor, **normalization):
+    """The tokenizer and the two pixel processors of a Qwen-VL model, which vLLM normalizes alike."""
     side = (4 * patch) ** 2
-    options = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
+    options = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2, **normalization}
     options["size"] = {"shortest_edge": side, "longest_edge": 64 * side}
     pixels = image_processor("Qwen2VLImageProcessor")(**options)
     return tokenizer(QWEN), pixels, video_processor(**options, do_sample_frames=False)
@@ -192,7 +192,9 @@ def qwen2_5_vl():
 
 
 def qwen3_vl():
-    words, pixels, videos = qwen_parts(16, transformers.Qwen3VLVideoProcessor)
+    words, pixels, videos = qwen_parts(
+        16, transformers.Qwen3VLVideoProcessor, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
     processor = transformers.Qwen3VLProcessor(image_processor=pixels, tokenizer=words, video_processor=videos)
     vision = {"depth": 3, "hidden_size": 64, "out_hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
     vision |= {"patch_size": 16, "num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1]}

@@ -7,36 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.attention import MMEncoderAttention
 
 from ..class_token import class_token_attention
 from .item import Item
 from .model import PruningModel
-from .options import OPTION
 
 
 class ClassAttention(PruningModel):
     """Mixin for models whose towers may have a class token."""
 
-    weights = ("norm", "vision_selector", "cls_attention")
     tower: str  # the name of the vision tower
-
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        if self._options is None or self._options.weight != "cls_attention":
-            return
-        if not self._has_class_token():
-            raise ValueError(
-                f"{OPTION}: expected a vision tower with a class token with 'cls_attention', "
-                f"got {type(getattr(self, self.tower)).__name__}"
-            )
-        # A rank has some of the heads only, or some of the images.
-        if vllm_config.parallel_config.tensor_parallel_size > 1:
-            raise ValueError(f"{OPTION}: expected tensor_parallel_size 1 with 'cls_attention', got more")
-
-    def _has_class_token(self) -> bool:
-        names = (name for name, _ in getattr(self, self.tower).named_parameters())
-        return any(name.endswith(("class_embedding", "cls_token")) for name in names)
 
     @contextmanager
     def _class_attention(self, items: Sequence[Item]) -> Iterator[Callable[[Mapping[str, Any]], Sequence[Tensor]]]:
@@ -53,6 +35,8 @@ class ClassAttention(PruningModel):
         def attention(kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
             queries, keys = passed
             attended = class_token_attention(queries, keys, layer.num_heads, layer.scale)
+            # Under tensor parallelism a rank has some of the heads, and every rank as many.
+            attended = tensor_model_parallel_all_reduce(attended) / get_tensor_model_parallel_world_size()
             return self._attention_of_items(attended, kwargs)
 
         hook = layer.register_forward_pre_hook(record)
@@ -79,6 +63,7 @@ class LlavaClassAttention(ClassAttention):
 
     config: Any
     tower = "vision_tower"
+    class_token_towers = ("clip_vision_model",)
 
     def _attention_layer(self, layers: int) -> int:
         feature_layer = self.config.vision_feature_layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .options import OPTION, Options, merged, parsed
+from .options import OPTION, WEIGHTS, Options, merged, parsed
 from .requirement import check_seams
 
 
@@ -41,9 +41,31 @@ def engine_options(model_config: Any) -> Options | None:
     rate = multimodal.video_pruning_rate
     if rate and rate != ENABLES_POSITIONS:
         raise ValueError(f"{OPTION}: expected no video_pruning_rate beside it, got {rate}")
-    if options.weight == "cls_attention" and multimodal.mm_encoder_tp_mode == "data":
-        raise ValueError(f"{OPTION}: expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'")
     return options
+
+
+def check_weight(options: Options, model_class: Any, model_config: Any) -> None:
+    """Raises for an importance or relevance that a model does not have.
+
+    Args:
+        options: of an engine or of a request.
+        model_class: this package's class of the model.
+        model_config: vLLM's.
+
+    Raises:
+        ValueError: naming those that it has, or the setting that is in the way.
+    """
+    if options.weight is None:
+        return
+    tower = getattr(model_config.hf_config.vision_config, "model_type", "")
+    weights = [name for name in WEIGHTS if name != "cls_attention" or tower in model_class.class_token_towers]
+    if options.weight not in weights:
+        raise ValueError(
+            f"{OPTION}: expected an importance or relevance among {', '.join(weights)} for "
+            f"{model_class.__name__.removeprefix('Pruned')} with {tower}, got {options.weight!r}"
+        )
+    if options.weight == "cls_attention" and model_config.get_multimodal_config().mm_encoder_tp_mode == "data":
+        raise ValueError(f"{OPTION}: expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'")
 
 
 # A video_pruning_rate that makes vLLM ask a model for positions and prunes nothing: 1 - 1e-300 is 1.

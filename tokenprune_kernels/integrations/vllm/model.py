@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.logger import init_logger
 
-from .engine import engine_options
+from .engine import check_weight, engine_options
 from .item import Item, popped_items
 from .options import MODALITIES, OPTION
 from .selection import RowSelection
@@ -22,20 +22,16 @@ logger = init_logger(f"vllm.{__name__}")
 class PruningModel:
     """Mixin in front of a model of vLLM whose ``embed_multimodal`` returns a tensor ``[n_i, D]`` for each item."""
 
-    weights: tuple[str, ...] = ("norm", "vision_selector")  # the importances and relevances that there are
+    class_token_towers: tuple[str, ...] = ()  # the vision towers, by model_type, whose class token's attention is known
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         options = engine_options(vllm_config.model_config)
         if options is not None:
             _check_engine(vllm_config)
-        if options is not None and options.weight not in (None, *self.weights):
-            raise ValueError(
-                f"{OPTION}: expected an importance or relevance among {', '.join(self.weights)} for "
-                f"{type(self).__name__.removeprefix('Pruned')}, got {options.weight!r}"
-            )
+            check_weight(options, type(self), vllm_config.model_config)
         self._prepare(vllm_config, pruning=options is not None)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self._options = options
+        self._encoder_tokens = vllm_config.scheduler_config.max_num_encoder_input_tokens
         self._selection = None if options is None else RowSelection(options, get_tp_group())
 
     def _prepare(self, vllm_config: Any, pruning: bool) -> None:
@@ -46,14 +42,17 @@ class PruningModel:
         items = popped_items(kwargs, MODALITIES)
         if self._selection is None or not items:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
-        with self._class_attention(items) as attention:
-            embeddings = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
-            if len(embeddings) != len(items):
-                raise RuntimeError(
-                    f"{OPTION}: expected embeddings of {len(items)} items, got those of {len(embeddings)}"
-                )
-            started = time.perf_counter()
-            rows = self._selection(items, [self._tokens(each) for each in embeddings], lambda: attention(kwargs))
+        embeddings: list[Tensor] = []
+        attention: list[Tensor] = []
+        for first, last in pieces([sum(item.counts) for item in items], self._encoder_tokens):
+            piece = kwargs if last - first == len(items) else self._of_items(kwargs, first, last)
+            with self._class_attention(items) as attended:
+                embeddings += super().embed_multimodal(**piece)  # type: ignore[misc]
+                attention += attended(piece)
+        if len(embeddings) != len(items):
+            raise RuntimeError(f"{OPTION}: expected embeddings of {len(items)} items, got those of {len(embeddings)}")
+        started = time.perf_counter()
+        rows = self._selection(items, [self._tokens(each) for each in embeddings], attention)
         if not all(item.keeps_all for item in items):
             logger.debug(
                 "%d of %d tokens of %d images and videos selected in %.2f ms",
@@ -63,6 +62,10 @@ class PruningModel:
                 1e3 * (time.perf_counter() - started),
             )
         return tuple(self._gathered(embeddings, rows, kwargs))
+
+    def _of_items(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
+        """The arguments of ``embed_multimodal`` for some of its items, where each value has one entry for each."""
+        return {name: value[first:last] for name, value in kwargs.items()}
 
     def _tokens(self, embedding: Tensor) -> Tensor:
         """The part of an item's embedding that is selected by, ``[n, D]``."""
@@ -83,6 +86,24 @@ class PruningModel:
             A function of the encoder's arguments that returns float32 ``[n_i]`` for each item.
         """
         yield lambda kwargs: []
+
+
+def pieces(counts: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Divides items into runs that the encoder takes at once, as ``(first, last + 1)``.
+
+    vLLM counts an item's tokens after pruning when it fills a step, and measured the encoder with as many before.
+
+    Args:
+        counts: how many tokens each item has before pruning.
+        most: how many tokens a run may have, unless it is of one item.
+    """
+    first = total = 0
+    for number, count in enumerate(counts):
+        if number > first and total + count > most:
+            yield first, number
+            first, total = number, 0
+        total += count
+    yield first, len(counts)
 
 
 def _check_engine(vllm_config: Any) -> None:

@@ -79,6 +79,17 @@ class SpatialPositions(PruningModel):
             columns = torch.cat([placed[1], torch.stack([numbers, torch.full_like(numbers, len(numbers))], 1)], dim=1)
             yield torch.cat([placed[0], encoded(columns, embedding.dtype).to(embedding.device)], dim=1)
 
+    def _of_items(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
+        merge = self.config.vision_config.spatial_merge_size
+        (grids,) = (value for name, value in kwargs.items() if name.endswith("_grid_thw"))
+        patches = grids.prod(-1).tolist()
+        start, end = sum(patches[:first]), sum(patches[:last])
+        rows = {"pixel": slice(start, end), "embeds": slice(start // merge**2, end // merge**2)}
+        return {
+            name: value[rows.get(name.partition("_")[0], rows.get(name.rpartition("_")[2], slice(first, last)))]
+            for name, value in kwargs.items()
+        }
+
     def _placed(self, embedding: Tensor, kept: Tensor, modality: str, data: Any) -> tuple[Tensor, Tensor]:
         """The rows of an item that go to the language model, and their (t, h, w) from its start, int64 ``[k, 3]``."""
         return embedding[kept], self._positions(modality, data)[kept.cpu()]

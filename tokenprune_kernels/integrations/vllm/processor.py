@@ -18,7 +18,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalFieldElem
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptUpdateDetails
 
-from .engine import engine_options, given_options
+from .engine import check_weight, engine_options, given_options
 from .item import FIELD, Item
 from .metrics import count_tokens
 from .options import OPTION, Options, merged, parsed
@@ -35,11 +35,15 @@ class PruningProcessor:
     """
 
     info: Any
+    model_class: Any  # this package's class of the model
     segment_is_run = False  # whether each run of placeholders has a budget of its own, or the whole item one
 
     @cached_property
     def _engine(self) -> Options | None:
-        return engine_options(self.info.ctx.model_config)
+        options = engine_options(self.info.ctx.model_config)
+        if options is not None:
+            check_weight(options, self.model_class, self.info.ctx.model_config)
+        return options
 
     def _options(self, kwargs: Mapping[str, Any]) -> Options | None:
         """The options of a request, and None in an engine that does not prune."""
@@ -53,6 +57,7 @@ class PruningProcessor:
             return self._engine
         try:
             options = parsed(merged(given_options(self.info.ctx.model_config), kwargs[OPTION]))
+            check_weight(options, self.model_class, self.info.ctx.model_config)
         except (TypeError, ValueError) as error:
             raise VLLMValidationError(str(error), parameter=OPTION) from error
         if kwargs[OPTION] is not False and options.scorer != self._engine.scorer:
@@ -176,7 +181,9 @@ def pruned(mixin: type = PruningProcessor) -> Callable[[type], type]:
 
         def build(info: Any, dummy_inputs: Any) -> Any:
             processor = type(factories.processor(info, dummy_inputs))
-            return type(f"Pruned{processor.__name__}", (mixin, processor), {})(info, dummy_inputs)
+            return type(f"Pruned{processor.__name__}", (mixin, processor), {"model_class": model_class})(
+                info, dummy_inputs
+            )
 
         registered = MULTIMODAL_REGISTRY.register_processor(
             build, info=factories.info, dummy_inputs=factories.dummy_inputs

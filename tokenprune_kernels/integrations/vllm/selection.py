@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -39,15 +39,13 @@ class RowSelection:
                 revision=options.scorer.get("scorer_revision"),
             ).requires_grad_(False)
 
-    def __call__(
-        self, items: Sequence[Item], tokens: Sequence[Tensor], class_attention: Callable[[], Sequence[Tensor]]
-    ) -> list[Tensor]:
+    def __call__(self, items: Sequence[Item], tokens: Sequence[Tensor], attention: Sequence[Tensor]) -> list[Tensor]:
         """Returns the rows that stay of each item, ascending, int64 ``[k_i]``.
 
         Args:
             items: how each is pruned.
             tokens: what the encoder made of each, ``[n_i, D]``.
-            class_attention: returns the class token's attention to them, float32 ``[n_i]`` each; called if needed.
+            attention: of the class token to them, float32 ``[n_i]`` each; empty where no item is selected by it.
         """
         rows = [
             torch.arange(len(each), device=each.device) if item.keeps_all else self._remembered.get(item)
@@ -55,7 +53,6 @@ class RowSelection:
         ]
         # An item that is twice among these is selected from once.
         unknown = {items[number]: number for number, known in enumerate(rows) if known is None}
-        attention = class_attention() if any(item.weight == "cls_attention" for item in unknown) else []
         for _, group in groupby(sorted(unknown.values(), key=lambda n: _call(items[n])), key=lambda n: _call(items[n])):
             numbers = list(group)
             weights = [attention[number] for number in numbers] if attention else None
