@@ -17,7 +17,7 @@ VLLM := build/vllm
 VLLM_TESTS := PYTHONPATH=. $(VLLM)/bin/python -m pytest tests/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel test-wheel docs clean
+.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-vllm bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ bench-analysis: build ## importance against diversity on photographs and saved f
 
 bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and docs; E2E_OPTIONS
 	$(PY) -m bench e2e $(E2E_OPTIONS)
+
+bench-vllm: vllm-metadata $(VLLM)/installed ## a vLLM engine with and without pruning, into bench/results and docs
+	PYTHONPATH=. $(VLLM)/bin/python -m bench vllm $(BENCH_OPTIONS)
 
 bench-render: build ## every table of the documents again, from bench/results
 	$(PY) -m bench render

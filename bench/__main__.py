@@ -15,6 +15,7 @@ COMMANDS = {
     "cuda": "the same on a GPU",
     "load": "the operators on a CPU that other work keeps busy",
     "e2e": "7B models in full width with and without pruning",
+    "vllm": "requests to a vLLM engine with and without pruning",
     "analysis": "importance against diversity, on photographs and saved features",
     "render": "every table of the documents from the committed results",
     "demo": "prunes a photograph",
@@ -26,7 +27,7 @@ def command_named(name: str) -> Callable[[Sequence[str]], int]:
     """What runs a command, given its arguments."""
     if name in ("cpu", "cuda"):
         return functools.partial(importlib.import_module("bench.run").main, name)
-    module = {"e2e": "bench.end_to_end.run"}.get(name, f"bench.{name}")
+    module = {"e2e": "bench.end_to_end.run", "vllm": "bench.vllm_serving"}.get(name, f"bench.{name}")
     return importlib.import_module(module).main
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from tests.vllm.media import IMAGES, VIDEOS, Request
+from tests.vllm.media import IMAGES, VIDEOS, Request, is_media
 
 WITH_CLASS_TOKEN = ("llava", "llava_next", "llava_next_video", "internvl")
 CLASS_ATTENTION = {"method": "idpruner", "importance": "cls_attention", "keep_ratio": 0.3}
@@ -31,8 +31,11 @@ def kinds(family):
         if family in WITH_CLASS_TOKEN:
             requests += [
                 Request(("a", f"{letter}1", "and", f"{letter}5", "?"), CLASS_ATTENTION),
+                Request(("a", f"{letter}3", "?"), CLASS_ATTENTION),
                 Request(("a", f"{letter}2", "?"), {**CLASS_ATTENTION, "lam": 1.0}),
             ]
+    if family == "llava_next_video":  # vLLM takes one video a prompt
+        requests = [request for request in requests if sum(map(is_media, request.parts)) <= 1]
     if family in IMAGES and family in VIDEOS:
         requests += [
             Request(("V1", "dog", "I2", "?")),
@@ -48,7 +51,7 @@ def mixes(family, count, seed):
     requests = []
     for _ in range(count):
         parts = _words(rng)
-        for _ in range(rng.randint(0, 3)):
+        for _ in range(rng.randint(0, 1 if family == "llava_next_video" else 3)):
             parts += [rng.choice(letters) + str(rng.randint(0, 7)), *_words(rng)]
         requests.append(Request((*parts, "?"), rng.choice(_options(rng))))
     return requests

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.exceptions import VLLMValidationError
+
 from tests.vllm.engine import running
 from tests.vllm.media import IMAGES, Request
 from tests.vllm.requests import ENGINE, kinds, mixes
@@ -41,8 +43,9 @@ def test_positions_matter(engine, monkeypatch):
     assert max(engine.differences([request])) < CLOSE
     engine.llm.reset_prefix_cache()
 
-    def forgotten(self, input_ids, embeddings, positions, computed):
-        return [each[:, : -mrope.COLUMNS] for each in embeddings], positions, self._delta(positions)
+    def forgotten(self, input_ids, multimodal_embeddings, mrope_positions, num_computed_tokens):
+        rows = [each[:, : -mrope.COLUMNS] for each in multimodal_embeddings]
+        return rows, mrope_positions, self._delta(mrope_positions)
 
     monkeypatch.setattr(mrope.SpatialPositions, "recompute_mrope_positions", forgotten)
     assert max(engine.differences([request])) > 0.05
@@ -52,6 +55,6 @@ def test_positions_matter(engine, monkeypatch):
 def test_errors_are_those_of_a_request(engine):
     letter = "I" if engine.family in IMAGES else "V"
     right, wrong = Request(("a", f"{letter}1", "?")), Request(("a", f"{letter}1", "?"), {"keep_ratio": 2})
-    with pytest.raises(ValueError, match=r"expected keep_ratio to be in \(0, 1\], got 2"):
+    with pytest.raises(VLLMValidationError, match=r"expected keep_ratio to be in \(0, 1\], got 2"):
         engine.answers([wrong])
     assert max(engine.differences([right])) < CLOSE

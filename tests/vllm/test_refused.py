@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import vllm
+from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import prompt, running
 from tests.vllm.media import Request
@@ -38,17 +39,21 @@ def test_an_engine_with_a_wrong_option_does_not_start(family, tokenprune, messag
 
 def test_requests_are_refused_alone(checkpoints):
     with running("qwen2_5_vl", checkpoints, None) as engine:
-        with pytest.raises(ValueError, match="expected an engine that was started with it, got it in a request only"):
+        with pytest.raises(
+            VLLMValidationError, match="expected an engine that was started with it, got it in a request only"
+        ):
             engine.answers([IMAGE._replace(options={"k": 3})])
         assert len(engine.answers([IMAGE])[0].tokens) == NEW_TOKENS
     with running("qwen2_5_vl", checkpoints, {"keep_ratio": 0.5}) as engine:
         for text in ("a <|image_pad|>", "<|image_pad|><|image_pad|> ?"):
             data = prompt("qwen2_5_vl", Request(("I1", "on", "I2")[: 1 if "><" not in text else 3]))
-            with pytest.raises(ValueError, match="expected text after every image and video, got none"):
+            with pytest.raises(VLLMValidationError, match="expected text after every image and video, got none"):
                 engine.llm.generate([data | {"prompt": text}], use_tqdm=False)
-        with pytest.raises(ValueError, match="expected the engine's scorer in a request, got another"):
+        with pytest.raises(VLLMValidationError, match="expected the engine's scorer in a request, got another"):
             engine.answers([IMAGE._replace(options={"scorer": "elsewhere"})])
-        with pytest.raises(ValueError, match="expected an importance or relevance among norm, vision_selector"):
+        with pytest.raises(
+            VLLMValidationError, match="expected an importance or relevance among norm, vision_selector"
+        ):
             engine.answers(
                 [IMAGE._replace(options={"method": "idpruner", "importance": "cls_attention", "keep_ratio": 0.5})]
             )

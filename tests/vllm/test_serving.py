@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
+from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import running
 from tests.vllm.media import VIDEOS, Request
@@ -117,7 +118,7 @@ def test_embeddings_in_place_of_pixels(checkpoints):
         (encoded,) = engine.answers([request])
         assert list(given.outputs[0].token_ids) == encoded.tokens
         assert len(given.prompt_token_ids) == encoded.length
-        with pytest.raises(ValueError, match="expected pixels with 'cls_attention', got image embeddings"):
+        with pytest.raises(VLLMValidationError, match="expected pixels with 'cls_attention', got image embeddings"):
             engine.llm.generate(
                 [
                     prompt

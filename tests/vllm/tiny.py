@@ -234,8 +234,8 @@ def saved(family, folder):
     model.float().save_pretrained(path)
     processor.save_pretrained(path)
     processor.tokenizer.save_pretrained(path)
-    if "llava" in family and family != "llava_onevision":
-        # The names of CLIP's weights in published checkpoints, by which vLLM loads them.
+    if "llava" in family:
+        # The names of the towers' weights in published checkpoints, by which vLLM loads them.
         weights = load_file(path / "model.safetensors")
         renamed = {
             name if "vision_model" in name else name.replace("vision_tower.", "vision_tower.vision_model."): value
