@@ -1,6 +1,8 @@
 """Engines of vLLM in this process, one at a time. `make test-vllm` has the environment that they need."""
 
 import os
+import platform
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,44 @@ def poisoned_empty():
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     return tmp_path_factory.mktemp("checkpoints")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--vllm-results", type=Path, help="a file for a table of all outcomes")
+
+
+def pytest_runtest_logreport(report):
+    """Notes the outcome of a test, how many answers it compared and the largest difference to transformers."""
+    if report.when != "call" and report.passed:
+        return
+    from tests.vllm.engine import MEASURED
+
+    OUTCOMES.append((report.nodeid.partition("::")[2], report.outcome, len(MEASURED), max(MEASURED, default=None)))
+    MEASURED.clear()
+
+
+OUTCOMES = []
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--vllm-results")
+    if path is None:
+        return
+    import torch
+    import transformers
+    import vllm
+
+    lines = [
+        "# vLLM against transformers",
+        "",
+        f"Written by `make test-vllm-all`: vLLM {vllm.__version__}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, Python {platform.python_version()}, float32 on a CPU. The largest difference of "
+        "top-20 log-probabilities over 6 greedy tokens; prompt lengths and tokens are equal, or the difference is "
+        "infinite. A negative control is meant to differ.",
+        "",
+        "| test | outcome | answers | largest difference |",
+        "|---|---|---|---|",
+    ]
+    for name, outcome, answers, worst in OUTCOMES:
+        lines.append(f"| `{name}` | {outcome} | {answers or '-'} | {'-' if worst is None else f'{worst:.1e}'} |")
+    path.write_text("\n".join(lines) + "\n")

@@ -10,6 +10,8 @@ from tests.vllm.oracle import NEW_TOKENS, TOP, Answer, expected
 from tests.vllm.tiny import saved
 from tokenprune_kernels.integrations.vllm import registration
 
+MEASURED = []  # the differences of all answers so far
+
 
 class Engine:
     """An engine that serves the checkpoint of a family."""
@@ -44,7 +46,9 @@ class Engine:
     def differences(self, requests):
         """How far each answer is from that of transformers with `prune_inputs`."""
         oracles = [expected(self.family, self.path, request, self.arguments(request)) for request in requests]
-        return [difference(*pair) for pair in zip(self.answers(requests), oracles, strict=True)]
+        differences = [difference(*pair) for pair in zip(self.answers(requests), oracles, strict=True)]
+        MEASURED.extend(differences)
+        return differences
 
     def arguments(self, request):
         """The arguments of `prune_inputs` for a request; None where nothing is pruned."""
