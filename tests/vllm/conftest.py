@@ -1,19 +1,20 @@
 """Engines of vLLM in this process, one at a time. `make test-vllm` has the environment that they need."""
 
+import importlib.util
 import os
 import platform
 from pathlib import Path
 
 import pytest
 
-# Read when vLLM is imported.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    TORCH_COMPILE_DISABLE="1",  # of the logarithms alone: 20 seconds at the first request
-    VLLM_CPU_KVCACHE_SPACE="1",
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_LOGGING_LEVEL="ERROR",
-)
+if importlib.util.find_spec("vllm") is not None:
+    os.environ.update(  # read when vLLM is imported
+        HF_HUB_OFFLINE="1",
+        TORCH_COMPILE_DISABLE="1",  # of the logarithms alone: 20 seconds at the first request
+        VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_LOGGING_LEVEL="ERROR",
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,21 +31,24 @@ def pytest_addoption(parser):
     parser.addoption("--vllm-results", type=Path, help="a file for a table of all outcomes")
 
 
-def pytest_runtest_logreport(report):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
     """Notes the outcome of a test, how many answers it compared and the largest difference to transformers."""
-    if report.when != "call" and report.passed:
-        return
+    report = yield
+    if item.config.getoption("--vllm-results", None) is None or (report.when != "call" and report.passed):
+        return report
     from tests.vllm.engine import MEASURED
 
-    OUTCOMES.append((report.nodeid.partition("::")[2], report.outcome, len(MEASURED), max(MEASURED, default=None)))
+    OUTCOMES.append((item.name, report.outcome, len(MEASURED), max(MEASURED, default=None)))
     MEASURED.clear()
+    return report
 
 
 OUTCOMES = []
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--vllm-results")
+    path = session.config.getoption("--vllm-results", None)
     if path is None:
         return
     import torch

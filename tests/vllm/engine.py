@@ -25,6 +25,8 @@ class Engine:
         self.path = saved(family, checkpoints)
         if tokenprune is not None:
             options["mm_processor_kwargs"] = {"tokenprune": tokenprune}
+        if family == "internvl_chat":
+            options["trust_remote_code"] = True  # of the configuration that the test writes
         defaults = {"dtype": "float32", "max_model_len": 1024, "max_num_seqs": 16, "block_size": 32}
         self.llm = LLM(str(self.path), **(defaults | {"max_logprobs": TOP, "enforce_eager": True} | options))
 

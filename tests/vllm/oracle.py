@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import transformers
 
+from tests.vllm import chat_model
 from tests.vllm.media import WITH_METADATA, media, metadata, text
 from tests.vllm.tiny import MAKERS
 from tokenprune_kernels.integrations.transformers import prune_inputs
@@ -25,6 +26,9 @@ class Answer(NamedTuple):
 @functools.cache
 def loaded(family, path):
     name = type(MAKERS[family]()[0]).__name__
+    if family == "internvl_chat":
+        model = getattr(transformers, name).from_pretrained(path.with_suffix(".transformers"), dtype=torch.float32)
+        return model.eval(), transformers.AutoTokenizer.from_pretrained(path)
     model = getattr(transformers, name).from_pretrained(path, dtype=torch.float32).eval()
     return model, transformers.AutoProcessor.from_pretrained(path)
 
@@ -54,6 +58,8 @@ def prepared(family, path, request):
     """The inputs that the processor makes of a request."""
     _, processor = loaded(family, path)
     images, videos = media(request, "I"), media(request, "V")
+    if family == "internvl_chat":
+        return chat_model.inputs(processor, text(family, request), images, videos)
     arguments = {"images": images} if images else {}
     if videos:
         arguments["videos"] = videos

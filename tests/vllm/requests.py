@@ -4,7 +4,7 @@ import random
 
 from tests.vllm.media import IMAGES, VIDEOS, Request, is_media
 
-WITH_CLASS_TOKEN = ("llava", "llava_next", "llava_next_video", "internvl")
+WITH_CLASS_TOKEN = ("llava", "llava_next", "llava_next_video", "internvl", "internvl_chat")
 CLASS_ATTENTION = {"method": "idpruner", "importance": "cls_attention", "keep_ratio": 0.3}
 ENGINE = {"method": "divprune", "keep_ratio": 0.25}
 

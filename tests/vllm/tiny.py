@@ -7,9 +7,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from tests.vllm import chat_model
+
 WORDS = "a the cat dog sits on mat what is in this image video USER ASSISTANT : . ? and compare of same seconds < >"
 LLAVA = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"]
-INTERNVL = [*LLAVA[:4], "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERNVL = [*LLAVA, "<img>", "</img>", "<IMG_CONTEXT>", "<|video_pad|>"]
 QWEN = ["<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>"]
 QWEN += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 128}
@@ -85,7 +87,8 @@ def llava_next():
 
 def llava_next_video():
     words = tokenizer(LLAVA, image_token="<image>", video_token="<video>")
-    size = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    # vLLM divides by the image size over the patch size squared.
+    size = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
     processor = transformers.LlavaNextVideoProcessor(
         image_processor=image_processor("LlavaNextImageProcessor")(**size, image_grid_pinpoints=PINPOINTS),
         video_processor=transformers.LlavaNextVideoVideoProcessor(**size, do_sample_frames=False),
@@ -97,12 +100,10 @@ def llava_next_video():
         num_additional_image_tokens=1,
     )
     config = transformers.LlavaNextVideoConfig(
-        vision_config=clip_tower(56),
+        vision_config=clip_tower(224),
         text_config=transformers.LlamaConfig(**TEXT, **SPECIAL),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         video_token_index=words.convert_tokens_to_ids("<video>"),
-        image_seq_length=16,
-        video_seq_length=32,
         image_grid_pinpoints=PINPOINTS,
     )
     return transformers.LlavaNextVideoForConditionalGeneration(config), processor
@@ -151,6 +152,11 @@ def internvl():
         downsample_ratio=0.5,
     )
     return transformers.InternVLForConditionalGeneration(config), processor
+
+
+def internvl_chat():
+    """The same model, which `saved` writes as it was published."""
+    return internvl()
 
 
 def qwen_parts(patch, video_processor, **normalization):
@@ -212,6 +218,7 @@ MAKERS = {
         llava_next_video,
         llava_onevision,
         internvl,
+        internvl_chat,
         qwen2_vl,
         qwen2_5_vl,
         qwen3_vl,
@@ -231,6 +238,10 @@ def saved(family, folder):
                 parameter.normal_(0, 0.4 if "embed" in name else 1.1 / parameter[0].numel() ** 0.5)
             elif "newline" in name or "lambda" in name:
                 parameter.normal_(0, 0.4)
+    if family == "internvl_chat":
+        model.float().save_pretrained(path.with_suffix(".transformers"))
+        chat_model.save(model, processor.tokenizer, path)
+        return path
     model.float().save_pretrained(path)
     processor.save_pretrained(path)
     processor.tokenizer.save_pretrained(path)

@@ -74,10 +74,10 @@ class SpatialPositions(PruningModel):
     ) -> Iterator[Tensor]:
         items = zip(embeddings, rows, self._items(kwargs), strict=True)
         for embedding, kept, (modality, data) in items:
-            placed = self._placed(embedding, kept, modality, data)
-            numbers = torch.arange(len(placed[0]))
-            columns = torch.cat([placed[1], torch.stack([numbers, torch.full_like(numbers, len(numbers))], 1)], dim=1)
-            yield torch.cat([placed[0], encoded(columns, embedding.dtype).to(embedding.device)], dim=1)
+            placed, positions = self._placed(embedding, kept, modality, data)
+            numbers = torch.arange(len(placed), device=placed.device)
+            numbers = torch.stack([numbers, torch.full_like(numbers, len(placed))], dim=1)
+            yield torch.cat([placed, encoded(torch.cat([positions, numbers], dim=1), placed.dtype)], dim=1)
 
     def _of_items(self, kwargs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
         merge = self.config.vision_config.spatial_merge_size
@@ -92,7 +92,7 @@ class SpatialPositions(PruningModel):
 
     def _placed(self, embedding: Tensor, kept: Tensor, modality: str, data: Any) -> tuple[Tensor, Tensor]:
         """The rows of an item that go to the language model, and their (t, h, w) from its start, int64 ``[k, 3]``."""
-        return embedding[kept], self._positions(modality, data)[kept.cpu()]
+        return embedding[kept], self._positions(modality, data).to(kept.device)[kept]
 
     def _items(self, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """The modality of each item, and its sizes, in the form in which vLLM's model reads them."""

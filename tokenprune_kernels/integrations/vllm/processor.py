@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalFieldElem
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptUpdateDetails
@@ -24,7 +24,9 @@ from .metrics import count_tokens
 from .options import OPTION, Options, merged, parsed
 
 logger = init_logger(f"vllm.{__name__}")
-UNPRUNED = {OPTION: False}  # the options of the inputs by which vLLM measures an encoder, known by identity
+# The options of the inputs by which vLLM measures an encoder, known by identity.
+UNPRUNED = {OPTION: False}
+_MEASURED = parsed(False)
 
 
 class PruningProcessor:
@@ -53,6 +55,8 @@ class PruningProcessor:
                     f"{OPTION}: expected an engine that was started with it, got it in a request only"
                 )
             return None
+        if kwargs is UNPRUNED:
+            return _MEASURED
         if OPTION not in kwargs:
             return self._engine
         try:
@@ -117,8 +121,9 @@ class PruningProcessor:
         item = Item(self._digest(data), options.method, options.weight, options.lam, tuple(counts), tuple(kept))
         config = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
         data[FIELD.format(modality)] = MultiModalFieldElem(data=item.packed(), field=config.field)
-        count_tokens(modality, sum(counts), sum(kept))
-        logger.debug("%s keeps %d of %d tokens by %s", modality, sum(kept), sum(counts), options.method)
+        if options is not _MEASURED:
+            count_tokens(modality, sum(counts), sum(kept))
+            logger.debug("%s keeps %d of %d tokens by %s", modality, sum(kept), sum(counts), options.method)
         stays = torch.cat([torch.arange(count) < k for count, k in zip(counts, kept, strict=True)])
         return [
             replace(update, content=self._placeholder(update.content, modality, mask, stays))
@@ -150,17 +155,9 @@ class PruningProcessor:
 
     def _digest(self, data: Any) -> bytes:
         """Of the contents of an item, by which the model remembers which tokens it kept."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name in sorted(data):
-            value = data[name].data
-            digest.update(name.encode())
-            if isinstance(value, Tensor):
-                value = value.contiguous().cpu()
-                digest.update(str((value.dtype, list(value.shape))).encode())
-                digest.update(value.flatten().view(torch.uint8).numpy().data if value.numel() else b"")
-            else:
-                digest.update(repr(value).encode())
-        return digest.digest()
+        algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+        contents = {name: element.data for name, element in data.items()}
+        return bytes.fromhex(MultiModalHasher.hash_kwargs(algorithm, **contents))[:16]
 
 
 def _others(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,11 +56,8 @@ class PrunedQwen3VL(SpatialPositions, Qwen3VLForConditionalGeneration):
             return super()._placed(embedding, kept, modality, data)
         layout = torch.tensor(self._layout(modality, data))
         is_token = layout == self.config.video_token_id
-        stays = ~is_token
-        stays[is_token.nonzero().squeeze(1)[kept.cpu()]] = True
-        is_token = is_token[stays].to(embedding.device)
-        rows = embedding.new_zeros(len(is_token), embedding.shape[1])
-        rows[is_token] = embedding[kept]
-        text = self.get_language_model().embed_input_ids(layout[stays].to(embedding.device))
-        rows[:, : self.visual_dim] = torch.where(is_token.unsqueeze(1), rows[:, : self.visual_dim], text)
-        return rows, self._positions(modality, data)[stays]
+        text_places, token_places = (mask.nonzero().squeeze(1).to(kept.device) for mask in (~is_token, is_token))
+        text = self.get_language_model().embed_input_ids(layout[~is_token].to(kept.device))
+        text = torch.nn.functional.pad(text, (0, embedding.shape[1] - text.shape[1]))
+        places, order = torch.cat([text_places, token_places[kept]]).sort()
+        return torch.cat([text, embedding[kept]])[order], self._positions(modality, data).to(kept.device)[places]
