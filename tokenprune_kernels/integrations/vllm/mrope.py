@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -33,17 +34,16 @@ class SpatialProcessor(PruningProcessor):
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Processes a request, as vLLM's processor does."""
-        result = super().apply(inputs, timing_ctx)  # type: ignore[misc]
-        if self._engine is None or inputs.hf_processor_mm_kwargs is UNPRUNED:
-            return result
-        places = sorted((place.offset, place.length) for of in result["mm_placeholders"].values() for place in of)
-        following = [*(offset for offset, _ in places[1:]), len(result["prompt_token_ids"])]
-        for (offset, length), next_offset in zip(places, following, strict=True):
-            if offset + length == next_offset:
+        if self._engine is not None and inputs.hf_processor_mm_kwargs is not UNPRUNED:
+            # Before processing, which would leave what is refused in one of vLLM's two caches.
+            config = self.info.get_hf_config()
+            items = {config.image_token_id, config.video_token_id}
+            pairs = zip_longest(inputs.prompt, inputs.prompt[1:])
+            if any(token in items and (following is None or following in items) for token, following in pairs):
                 raise VLLMValidationError(
                     f"{OPTION}: expected text after every image and video, got none", parameter="prompt"
                 )
-        return result
+        return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
 
 class SpatialPositions(PruningModel):

@@ -47,6 +47,10 @@ class PruningProcessor:
             check_weight(options, self.model_class, self.info.ctx.model_config)
         return options
 
+    def check_engine(self) -> None:
+        """Raises where the engine's options are wrong."""
+        self._engine  # noqa: B018 - a property that checks
+
     def _options(self, kwargs: Mapping[str, Any]) -> Options | None:
         """The options of a request, and None in an engine that does not prune."""
         if self._engine is None:
@@ -176,14 +180,19 @@ def pruned(mixin: type = PruningProcessor) -> Callable[[type], type]:
     def register(model_class: Any) -> Any:
         factories = model_class._processor_factory
 
-        def build(info: Any, dummy_inputs: Any) -> Any:
-            processor = type(factories.processor(info, dummy_inputs))
-            return type(f"Pruned{processor.__name__}", (mixin, processor), {"model_class": model_class})(
-                info, dummy_inputs
-            )
+        def make_info(ctx: Any) -> Any:
+            given_options(ctx.model_config)  # first of all: they are hidden from the processors of transformers
+            return factories.info(ctx)
+
+        def make_processor(info: Any, dummy_inputs: Any) -> Any:
+            base = type(factories.processor(info, dummy_inputs))
+            pruning = type(f"Pruned{base.__name__}", (mixin, base), {"model_class": model_class})
+            processor = pruning(info, dummy_inputs)
+            processor.check_engine()
+            return processor
 
         registered = MULTIMODAL_REGISTRY.register_processor(
-            build, info=factories.info, dummy_inputs=factories.dummy_inputs
+            make_processor, info=make_info, dummy_inputs=factories.dummy_inputs
         )
         return registered(model_class)
 
