@@ -63,7 +63,7 @@ def save(model, tokenizer, path):
         else:
             weights[f"language_model.{name}"] = value
     path.mkdir()
-    save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, path / "model.safetensors")
     tokenizer.save_pretrained(path)
     (path / "configuration_chat.py").write_text(CONFIGURATION)
     (path / "config.json").write_text(json.dumps(config(model.config)))
