@@ -5,7 +5,9 @@ PY := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.inc")
 # A machine with a GPU and no network runs what it has.
 GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
-GPU_SELECTION := tests/triton/test_gpu.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
+GPU_BUDGET ?= 480
+GPU_RENDER_PYTHON := $(if $(wildcard $(PY)),$(PY),python3)
+GPU_SELECTION := tests/triton/test_gpu_results.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
 SANITIZED := build/sanitized
 # A worker for each processor, with one thread: tests that need several ask for them. Where a test measures how threads
 # share the processors, no other test may run.
@@ -17,7 +19,7 @@ VLLM := build/vllm
 VLLM_TESTS := PYTHONPATH=. $(VLLM)/bin/python -m pytest tests/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-ci test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-vllm bench-render gpu gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel test-wheel docs clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-e2e bench-vllm bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,14 +44,9 @@ test: build ## the tests without `slow` and `gpu`: native backend first, then Tr
 	$(PYTEST) tests/native -m "alone and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
 
-test-native: build ## the tests without `gpu` and `interpret`
+test-all: build ## the tests without `gpu`
 	$(PYTEST) $(IN_PARALLEL) -m "not gpu and not interpret and not alone"
 	$(PYTEST) tests/native -m alone
-
-test-ci: test-native ## what `.ci/run` tests: all of the native backend, and what `make test` interprets
-	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
-
-test-all: test-native ## the tests without `gpu`
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
 
 $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
@@ -81,10 +78,12 @@ gpu-build:
 	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
 
-gpu: gpu-build ## on a machine with a GPU: the `gpu` tests, then the benchmark into bench/results and docs; 8 minutes
-	started=$$(date +%s); \
-	$(GPU_PYTHON) -m pytest -q -m "gpu and not slow" && \
-	$(GPU_PYTHON) -m bench cuda --budget $$((430 - $$(date +%s) + started)) $(GPU_OPTIONS)
+gpu: ## on a machine with a GPU: contact, tests, bits, speed and more, in stages; GPU_BUDGET=480, GPU_STAGES, GPU_OUT, GPU_OPTIONS
+	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
+	$(GPU_PYTHON) -m bench gpu --budget $(GPU_BUDGET) $(GPU_OPTIONS)
+
+gpu-render: ## the summary of what `make gpu` found, without a GPU
+	@$(GPU_RENDER_PYTHON) -m bench gpu --render
 
 gpu-e2e: gpu-build ## on a machine with a GPU: bench-e2e there, at full depth
 	$(GPU_PYTHON) -m bench e2e --device cuda $(E2E_OPTIONS)

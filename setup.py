@@ -9,6 +9,9 @@ TOKENPRUNE_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitize
 import ast
 import os
 import runpy
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -94,6 +97,23 @@ def check_torch() -> None:
         raise SystemExit(str(error)) from None
 
 
+def check_compiler() -> None:
+    """Refuses to build without a compiler, or with one that is too old; in one line, where torch prints pages."""
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    if shutil.which(command[0]) is None:
+        raise SystemExit(
+            f"tokenprune_kernels: expected a C++20 compiler, got none ({command[0]} is not found); install one, or "
+            "install a wheel"
+        )
+    standard = subprocess.run(
+        [*command, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull], capture_output=True, check=False
+    )
+    if standard.returncode != 0:
+        raise SystemExit(
+            f"tokenprune_kernels: expected a C++20 compiler, got {shlex.join(command)}, which refuses -std=c++20"
+        )
+
+
 class Build(BuildExtension):
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -102,6 +122,7 @@ class Build(BuildExtension):
 
     def run(self) -> None:
         check_torch()
+        check_compiler()
         write_operators_header()
         super().run()
         built = Path(self.get_ext_fullpath("tokenprune_kernels._C"))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 COMMANDS = {
     "cpu": "the operators on the CPU beside their peers",
     "cuda": "the same on a GPU",
+    "gpu": "contact, tests, bits, speed and more on a GPU, in stages within a budget",
+    "host": "what a call on a GPU costs in Python before its last launch, without a GPU",
     "load": "the operators on a CPU that other work keeps busy",
     "e2e": "7B models in full width with and without pruning",
     "vllm": "requests to a vLLM engine with and without pruning",
@@ -27,7 +29,8 @@ def command_named(name: str) -> Callable[[Sequence[str]], int]:
     """What runs a command, given its arguments."""
     if name in ("cpu", "cuda"):
         return functools.partial(importlib.import_module("bench.run").main, name)
-    module = {"e2e": "bench.end_to_end.run", "vllm": "bench.vllm_serving"}.get(name, f"bench.{name}")
+    modules = {"e2e": "bench.end_to_end.run", "gpu": "bench.gpu.run", "vllm": "bench.vllm_serving"}
+    module = modules.get(name, f"bench.{name}")
     return importlib.import_module(module).main
 
 

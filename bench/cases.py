@@ -127,14 +127,15 @@ CUDA_SIZES = (
 
 
 def cuda_cases() -> list[Case]:
-    """There may not be time for all of them."""
-    small, medium = _single(576, 4_096, 58), _single(2_880, 4_096, 288)
+    """There may not be time for all of them. DivPrune on the sizes of the targets comes first."""
+    small, medium, large = _single(576, 4_096, 58), _single(2_880, 4_096, 288), _single(16_384, 4_096, 1_638)
+    batch = _batch(64, 576, 4_096, 58)
     bfloat16 = (torch.bfloat16,)
     return [
-        *_each(small, ALL, bfloat16),
-        *_each(medium, ALL, bfloat16),
-        *_each(_single(16_384, 4_096, 1_638), WEIGHTED, bfloat16),
-        *_each(_batch(64, 576, 4_096, 58), WEIGHTED, bfloat16),
+        *(case for tokens in (small, medium, large, batch) for case in _each(tokens, ("divprune",), bfloat16)),
+        *_each(small, ALL[1:], bfloat16),
+        *_each(medium, ALL[1:], bfloat16),
+        *(case for tokens in (large, batch) for case in _each(tokens, ("idpruner",), bfloat16)),
         *_each(_packed(RAGGED), WEIGHTED, bfloat16),
         *(case for sizes in CUDA_SIZES for case in _each(_single(*sizes), WEIGHTED, bfloat16)),
         *_each(_batch(13, 256, 3_584, 26), WEIGHTED, bfloat16),
@@ -149,7 +150,8 @@ def cuda_cases() -> list[Case]:
 
 def quick_cuda_cases() -> list[Case]:
     """The first input."""
-    return cuda_cases()[: len(ALL)]
+    cases = cuda_cases()
+    return [case for case in cases if case.tokens == cases[0].tokens and case.dtype == cases[0].dtype]
 
 
 def _single(count: int, depth: int, k: int) -> Tokens:

@@ -12,11 +12,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Writes a result beside the others."""
-    path = RESULTS / name
+def write(name: str, result: dict[str, Any], folder: Path | None = None) -> Path:
+    """Writes a result beside the others, or to another folder. A reader never finds half of it."""
+    path = (folder or RESULTS) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(path)
     return path
 
 

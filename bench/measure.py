@@ -34,6 +34,9 @@ class Device(Protocol):
     name: str
     type: str
     """Of tensors."""
+    cases_before_compiled: int
+    """After so many cases come the peers that have to be compiled."""
+
     again_seconds: float
     """How long the operator is timed again after each peer; 0 where nothing else runs on the device."""
 
@@ -95,17 +98,20 @@ class Benchmark:
         self.report(name)
         return True
 
-    def measure(self, case: Case, *, compiled: bool = False) -> None:
-        """The operator on a case, then its peers; those to be compiled where this is asked for."""
-        peers = [peer for peer in self.device.peers() if peer.applies(case) and (compiled or not peer.compiled)]
+    def measure(self, case: Case) -> None:
+        """The operator on a case, then its peers, without those that are to be compiled."""
+        peers = [peer for peer in self.device.peers() if peer.applies(case) and not peer.compiled]
         runs: dict[str, Runs] = {}
         for implementation in (OPERATOR, *peers):
-            if implementation.compiled:
-                self.measure_apart(case, implementation)
-                continue
             for how in self.device.ways(implementation):
                 if self.start(f"{implementation.name} on {case}"):
                     self.measure_one(case, implementation, how, runs)
+
+    def measure_compiled(self, case: Case) -> None:
+        """The peers of a case that are to be compiled."""
+        for peer in self.device.peers():
+            if peer.compiled and peer.applies(case):
+                self.measure_apart(case, peer)
 
     def measure_one(self, case: Case, implementation: Implementation, how: str, runs: dict[str, Runs]) -> None:
         """One row. ``runs`` are those so far on this case, by the names of the rows."""

@@ -131,6 +131,14 @@ def quickfps(task: Task) -> Select:
     return lambda x: torch_quickfps.sample_idx_baseline(F.normalize(x.float(), dim=-1), task.k, start_idx=first)
 
 
+def quickfps_in_buckets(task: Task) -> Select:
+    """Likewise, among buckets of rows: the way that the package recommends for wide rows on a GPU."""
+    import torch_quickfps
+
+    first = int(torch.ops.tokenprune.divprune(task.x, 1))
+    return lambda x: torch_quickfps.sample_idx(F.normalize(x.float(), dim=-1), task.k, start_idx=first, low_d=8)
+
+
 def pyversity(task: Task) -> Select:
     """MMR in NumPy, float32, similarities below 0 taken for 0; relevance given."""
     import pyversity
@@ -203,6 +211,9 @@ CUDA_PEERS = (
         dataclasses.replace(each, layouts=(SINGLE, BATCH, PACKED))
         for each in (PUBLISHED_DIVPRUNE, RUNNING_MINIMUM, RUNNING_MINIMUM_IN_FLOAT32, PUBLISHED_IDPRUNER, DPP_LOOP)
     ),
+    # Installed by torch-quickfps-cu130, for CUDA 13. torch-quickfps itself runs on CPUs alone.
+    Implementation("torch-quickfps", ("divprune",), quickfps, module="torch_quickfps"),
+    Implementation("torch-quickfps, buckets", ("divprune",), quickfps_in_buckets, module="torch_quickfps"),
     Implementation(
         "published DivPrune loop, torch.compile", ("divprune",), compiled(published.published_divprune), compiled=True
     ),

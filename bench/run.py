@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="TEXT", help="the cases with this in their names")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="how long measurements may be started")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result to this file")
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="write there instead, after each case, and leave the documents"
+    )
     parser.add_argument("--no-write", action="store_true", help="leave bench/results and the documents as they are")
     parser.add_argument("--apart", nargs=2, metavar=("CASE", "PEER"), help=argparse.SUPPRESS)
     if name == "cpu":
@@ -46,18 +49,31 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measured(device: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """The content of the JSON file."""
+def measured(
+    device: Any, options: argparse.Namespace, save: Callable[[dict[str, Any]], object] = lambda result: None
+) -> dict[str, Any]:
+    """The content of the JSON file, which is saved as far as it is known after each case."""
     cases = [case for case in device.cases(options.quick) if (options.only or "") in str(case)]
+    # Compiling takes long: one input, after those that tell most.
     first = device.cases(False)[0].tokens
+    with_compiled = [case for case in cases if case.tokens == first and not options.quick]
     budget = Budget(device.budget_seconds if options.budget is None else options.budget)
     with Progress(len(cases) + 1, lines=True) as progress:
         progress.step("the machine")
         benchmark = Benchmark(device, budget)
         surroundings = device.surroundings(benchmark, options.quick)
-        for case in cases:
+        for number, case in enumerate(cases):
             progress.step(str(case))
-            benchmark.measure(case, compiled=not options.quick and case.tokens == first)
+            benchmark.measure(case)
+            if number == min(device.cases_before_compiled, len(cases)) - 1:
+                for each in with_compiled:
+                    benchmark.measure_compiled(each)
+            save(result_of(benchmark, surroundings))
+    return result_of(benchmark, surroundings)
+
+
+def result_of(benchmark: Benchmark, surroundings: dict[str, Any]) -> dict[str, Any]:
+    """The content of the JSON file so far."""
     compare(benchmark.rows)
     return {
         **surroundings,
@@ -87,13 +103,18 @@ def main(name: str, arguments: Sequence[str]) -> int:
     if name == "cpu" and options.sweep:
         print(sweep.table(options.only or ""))
         return 0
-    result = measured(device, options)
+
+    def save(result: dict[str, Any]) -> None:
+        if options.results:
+            files.write(files.file_name(name, result["machine"]["processor"]), result, options.results)
+
+    result = measured(device, options, save)
     rows = tables.rows_of(result)
     module = sys.modules[type(device).__module__]
     print(f"{tables.details(rows)}\n\n{module.table(result)}")
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if options.quick or options.only or options.no_write:
+    if options.quick or options.only or options.no_write or options.results:
         print("\nbench/results and the documents stay as they are.")
     else:
         files.write(files.file_name(name, result["machine"]["processor"]), result)

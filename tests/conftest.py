@@ -19,6 +19,20 @@ def poisoned_empty():
     assert (torch.empty(7, dtype=torch.int64) == torch.iinfo(torch.int64).max).all()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def interpreter():
+    """Triton's interpreter, made faster where it runs the kernels."""
+    if not INTERPRETED:
+        yield
+        return
+    pytest.importorskip("triton", reason="the Triton backend needs triton")
+    from tests.support.interpreter import make_faster
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_faster(monkeypatch)
+        yield
+
+
 @pytest.fixture(
     params=[
         pytest.param(("native", "cpu"), id="native"),

@@ -15,11 +15,14 @@ from . import torch_release
 
 torch_release.check_supported(torch.__version__)
 
+from . import sharding
 from .backends.triton import warmup
 from .dispatch import build_info, use_backend
 from .kept_tokens import prune
 from .selectors import divprune, divprune_varlen, dpp, dpp_varlen, idpruner, idpruner_varlen, mmr, mmr_varlen
 from .version import __version__
+
+sharding.register_if_loaded()
 
 if TYPE_CHECKING:
     from . import baselines, importance, metrics, verify

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows ``python -m tokenprune_kernels``; by default that of this process.
 
     Returns:
-        The exit code, 0.
+        The exit code: 0, or 1 if whoever read the output has stopped.
 
     Raises:
-        SystemExit: with code 2, after one line on stderr that says what was expected and what came.
+        SystemExit: after one line on stderr; with code 2 if it says what was expected and what came, 130 after Ctrl-C.
     """
     parser = _Parser(prog="python -m tokenprune_kernels", description="Exact selection of visual tokens.")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -50,13 +52,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"expected no further arguments, got {' '.join(surplus)}")
     if not hasattr(options, "run"):
         parser.error(f"expected a command, one of {', '.join(commands.choices)}, got none")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is no error
     try:
         options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted\n")
+    except BrokenPipeError:  # whoever reads the output has read enough
+        _drop_output()
+        return 1
     except MemoryError as error:
         parser.error(f"expected enough memory, got {str(error) or 'too little'}")
+    except OSError as error:
+        _drop_output()
+        parser.error(f"expected output that can be written, got {error.strerror or error}")
     except (ImportError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 0
+
+
+def _drop_output() -> None:
+    """Has the interpreter not try again, at its end, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _add_prune(commands: Any) -> None:
@@ -97,6 +115,12 @@ def _add_analyse(commands: Any) -> None:
 
 def _add_keep(command: Any) -> None:
     command.add_argument(
+        "--longest-side",
+        type=_side,
+        metavar="PIXELS",
+        help="scale pictures down until their longer side has at most so many pixels (all of them)",
+    )
+    command.add_argument(
         "--keep", type=_keep_ratio, default=0.1, metavar="RATIO", help="share of patches to keep, in (0, 1] (0.1)"
     )
 
@@ -111,6 +135,13 @@ def _keep_ratio(text: str) -> float:
     if not 0.0 < ratio <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a ratio in (0, 1], got {text!r}")
     return ratio
+
+
+def _side(text: str) -> int:
+    side = _number(text)
+    if not (side >= pictures.PATCH and side % 1 == 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {pictures.PATCH} pixels, got {text!r}")
+    return int(side)
 
 
 def _lam(text: str) -> float:
@@ -138,20 +169,27 @@ def _prune(options: argparse.Namespace) -> None:
     method = METHODS[options.method]
     if options.lam is not None and not method.has_lam:
         raise ValueError(f"argument --lam: expected a method that has it, {_WITH_LAM}, got {options.method}")
-    picture = pictures.open_picture(options.image)
-    tokens = pictures.patch_tokens(picture)
-    norm = importance.norm(tokens)
-    start = perf_counter()
-    _, kept = prune(
-        tokens,
-        keep_ratio=options.keep,
-        method=options.method,
-        relevance=norm / norm.max() if method.weight == "relevance" else None,
-        importance=norm if method.weight == "importance" else None,
-        lam=options.lam,
-    )
-    elapsed = perf_counter() - start
-    pictures.save_picture(pictures.draw_kept(picture, kept), options.out)
+    if Path(options.out).exists() and Path(options.image).exists() and Path(options.out).samefile(options.image):
+        raise ValueError(f"argument --out: expected another file than the picture, got {options.out!r}")
+    with Progress(4) as progress:
+        progress.step("reading the picture")
+        picture = pictures.open_picture(options.image, options.longest_side)
+        progress.step("making tokens of the patches")
+        tokens = pictures.patch_tokens(picture)
+        progress.step(f"selecting among {len(tokens):,} patches")
+        norm = importance.norm(tokens)
+        start = perf_counter()
+        _, kept = prune(
+            tokens,
+            keep_ratio=options.keep,
+            method=options.method,
+            relevance=norm / norm.max() if method.weight == "relevance" else None,
+            importance=norm if method.weight == "importance" else None,
+            lam=options.lam,
+        )
+        elapsed = perf_counter() - start
+        progress.step("drawing")
+        pictures.save_picture(pictures.draw_kept(picture, kept), options.out)
     print(f"{options.method} kept {len(kept):,} of {len(tokens):,} patches in {1e3 * elapsed:.1f} ms")
     print(f"wrote {options.out}")
 
@@ -168,7 +206,7 @@ def _analyse(options: argparse.Namespace) -> None:
         tower = analysis.load_vision_tower(options.vision_tower)
         samples = [tower(image) for image in options.images]
     else:
-        samples = [analysis.from_picture(image) for image in options.images]
+        samples = [analysis.from_picture(image, options.longest_side) for image in options.images]
     names = [sample.name for sample in samples]
     if len(set(names)) < len(names):
         raise ValueError(f"analyse: expected pictures of different names, got {', '.join(names)}")
@@ -178,12 +216,13 @@ def _analyse(options: argparse.Namespace) -> None:
         if k < 2:
             raise ValueError(f"analyse: expected --keep to keep at least 2 tokens, got {k} of {sample.name}")
         plans += [(sample, step) for step in analysis.steps(sample, k)]
-    analysis.make_directory(Path(options.out))
+    analysis.start_measurements(Path(options.out))
     measurements = []
     with Progress(len(plans)) as progress:
         for sample, step in plans:
             progress.step(f"{sample.name}: {step.selector}")
             measurements.append(analysis.measure(sample, step))
+            analysis.append_measurement(measurements[-1], Path(options.out))
     print(analysis.table(samples, measurements))
     for path in analysis.write_report(samples, measurements, Path(options.out)):
         print(f"wrote {path}")

@@ -6,10 +6,13 @@ whose importance is not finite come last, lowest index first. Leading dimensions
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import check_tensor, exact_integer
 from .checks import check_dimensions
 from .kept_tokens import rows_at
 from .selectors import divprune
@@ -39,7 +42,7 @@ def top_k(importance: Tensor, k: int) -> Tensor:
         tensor([1, 3, 2])
     """
     check_dimensions("top_k", "importance", importance, "[..., N]")
-    _check_k("top_k", k, importance.shape[-1])
+    k = _checked_k("top_k", k, importance.shape[-1])
     importance = importance.float()
     importance = importance.masked_fill(~importance.isfinite(), -torch.inf)
     return importance.argsort(dim=-1, descending=True, stable=True)[..., :k]
@@ -73,7 +76,8 @@ def mixture(x: Tensor, importance: Tensor, k: int, share: float = 0.5) -> Tensor
         tensor([1, 0, 3])
     """
     check_dimensions("mixture", "x", x, "[..., N, D]")
-    _check_k("mixture", k, x.shape[-2])
+    k = _checked_k("mixture", k, x.shape[-2])
+    check_tensor("mixture", "importance", importance)
     if importance.shape != x.shape[:-1]:
         raise ValueError(
             f"mixture: expected importance to have shape {list(x.shape[:-1])} (x without its last dimension), "
@@ -99,7 +103,7 @@ def grid(rows: int, columns: int, k: int) -> Tensor:
         k: how many patches to keep, ``0 <= k <= rows * columns``.
 
     Returns:
-        int64 ``[k]``, ascending patch numbers, counted row by row.
+        int64 ``[k]`` on the CPU, ascending patch numbers, counted row by row.
 
     Raises:
         ValueError: for another k.
@@ -111,16 +115,16 @@ def grid(rows: int, columns: int, k: int) -> Tensor:
         >>> grid(4, 4, 4)
         tensor([ 5,  7, 13, 15])
     """
-    _check_k("grid", k, rows * columns)
+    k = _checked_k("grid", k, rows * columns)
     if k == 0:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     lines = min(max(round((k * rows / columns) ** 0.5), -(-k // columns), 1), rows, k)
     kept = []
     for line in range(lines):
         row = (2 * line + 1) * rows // (2 * lines)
         count = k * (line + 1) // lines - k * line // lines
         kept += [row * columns + (2 * i + 1) * columns // (2 * count) for i in range(count)]
-    return torch.tensor(kept, dtype=torch.int64)
+    return torch.tensor(kept, dtype=torch.int64, device="cpu")
 
 
 def random(count: int, k: int, seed: int = 0) -> Tensor:
@@ -132,7 +136,8 @@ def random(count: int, k: int, seed: int = 0) -> Tensor:
         seed: the seed of the choice.
 
     Returns:
-        int64 ``[k]``, in random order. The selection for a smaller k is the beginning of that for a larger one.
+        int64 ``[k]`` on the CPU, in random order. The selection for a smaller k is the beginning of that for a
+        larger one.
 
     Raises:
         ValueError: for another k.
@@ -145,8 +150,8 @@ def random(count: int, k: int, seed: int = 0) -> Tensor:
         >>> torch.equal(random(576, 64)[:10], random(576, 10))
         True
     """
-    _check_k("random", k, count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
+    k = _checked_k("random", k, count)
+    return torch.randperm(count, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:k]
 
 
 def fastv(attention: Tensor, layer: int, ratio: float) -> tuple[Tensor, tuple[int, ...]]:
@@ -276,6 +281,8 @@ def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None
     check_dimensions("merge", "x", x, "[..., N, D]")
     check_dimensions("merge", "kept", kept, "[..., k]")
     keys = x if keys is None else keys
+    for name, tensor in (("attention", attention), ("keys", keys)):
+        check_tensor("merge", name, tensor)
     for name, shape in (("attention", attention.shape), ("keys", keys.shape[:-1])):
         if shape != x.shape[:-1]:
             expected = list(x.shape[:-1])
@@ -283,16 +290,19 @@ def merge(x: Tensor, attention: Tensor, kept: Tensor, keys: Tensor | None = None
     if neighbours < 0:
         raise ValueError(f"merge: expected neighbours to be at least 0, got {neighbours}")
     unit = F.normalize(keys.float(), dim=-1, eps=1e-12)
-    similarity = (rows_at(unit, kept) @ unit.mT).scatter(-1, kept.unsqueeze(-1), -torch.inf)
-    nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, x.shape[-2] - 1)]
-    weights = attention.float().unsqueeze(-2).expand(similarity.shape).gather(-1, nearest)
-    weighted = torch.zeros_like(similarity).scatter(-1, nearest, weights)
-    return (rows_at(x, kept).float() + weighted @ x.float()).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):  # it would multiply in a lower precision
+        similarity = (rows_at(unit, kept) @ unit.mT).scatter(-1, kept.unsqueeze(-1), -torch.inf)
+        nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(neighbours, x.shape[-2] - 1)]
+        weights = attention.float().unsqueeze(-2).expand(similarity.shape).gather(-1, nearest)
+        weighted = torch.zeros_like(similarity).scatter(-1, nearest, weights)
+        return (rows_at(x, kept).float() + weighted @ x.float()).to(x.dtype)
 
 
-def _check_k(name: str, k: int, count: int) -> None:
+def _checked_k(name: str, k: Any, count: int) -> int:
+    k = exact_integer(name, "k", k)
     if not 0 <= k <= count:
         raise ValueError(f"{name}: expected k to be in [0, N] with N = {count}, got {k}")
+    return k
 
 
 def _complement(indices: Tensor, count: int) -> Tensor:

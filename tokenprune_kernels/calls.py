@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import declaration
+from . import declaration, sharding
+from .arguments import check_tensor, exact_integer, number
 from .checks import check_tokens
 from .methods import METHODS
 
@@ -21,11 +22,15 @@ def kept_count(name: str, count: int, keep_ratio: Any) -> int:
     Raises:
         TypeError, ValueError: in the name of `name`, unless the ratio is a number in (0, 1].
     """
-    if not isinstance(keep_ratio, int | float):
-        raise TypeError(f"{name}: expected keep_ratio to be a number, got {keep_ratio!r}")
+    keep_ratio = number(name, "keep_ratio", keep_ratio)
     if not 0.0 < keep_ratio <= 1.0:
         raise ValueError(f"{name}: expected keep_ratio to be in (0, 1], got {keep_ratio:.12g}")
-    return min(count, max(1, round(keep_ratio * count)))
+    # What torch.export can save, so that N may stay free: no round, no floor, and no comparison that would be a guard.
+    doubled = 2.0 * keep_ratio * torch.sym_float(count)
+    halves = torch.sym_int(doubled)
+    whole = torch.sym_int(1.0 - (doubled - torch.sym_float(halves)))  # 1 where nothing is cut off
+    down = whole * (halves % 2) * (1 - halves % 4 // 2)  # 1 for a half above an even number
+    return torch.sym_min(count, torch.sym_max(1, (halves + 1) // 2 - down))
 
 
 def select(
@@ -39,7 +44,7 @@ def select(
 ) -> Tensor:
     """Returns the rows that the operator `method` keeps of each item of x ``[..., N, D]``."""
     _check_given(method, {"x": x, METHODS[method].weight: weight})
-    k = _budget(method, x, k, keep_ratio)
+    k, lam = _budget(method, x, k, keep_ratio), number(method, "lam", lam)
     indices: Tensor = getattr(_ops, method)(*METHODS[method].arguments(x, weight, (k,), lam))
     return indices.sort(dim=-1).values if sorted else indices
 
@@ -58,6 +63,11 @@ def select_varlen(
     """Returns the rows that the varlen operator of `method` keeps of each segment of x ``[T, D]``."""
     name = f"{method}_varlen"
     _check_given(name, {"x": x, METHODS[method].weight: weight, "cu_seqlens": cu_seqlens, "cu_k": cu_k})
+    lam = number(name, "lam", lam)
+    total_k, max_seqlen = (
+        each if each is None else exact_integer(name, argument, each)
+        for argument, each in (("total_k", total_k), ("max_seqlen", max_seqlen))
+    )
     if total_k is None or max_seqlen is None:
         # The prefix sums are read here, before the operator can check their shapes.
         budget: tuple[Any, ...] = (cu_seqlens, cu_k, total_k or 0, max_seqlen or 0)
@@ -71,26 +81,31 @@ def select_varlen(
     return _ascending_in_segments(indices, cu_k, x.shape[0]) if sorted else indices
 
 
-def _check_given(name: str, tensors: Mapping[str | None, Tensor | None]) -> None:
-    """Raises in the name of `name` if one of its tensors is None, which the dispatcher would accept.
-
-    The key None stands for the weight of a method that has none.
-    """
+def _check_given(name: str, tensors: Mapping[str | None, Any]) -> None:
+    """Raises in the name of `name` unless its tensors are such. The key None is the weight of a method without one."""
     for argument, tensor in tensors.items():
-        if argument is not None and tensor is None:
-            raise TypeError(f"{name}: expected {argument} to be a tensor, got None")
+        if argument is not None:
+            check_tensor(name, argument, tensor)
+            if type(tensor).__name__ == "DTensor":
+                sharding.register()
 
 
-def _budget(name: str, x: Tensor, k: int | None, keep_ratio: float | None) -> int:
+def _budget(name: str, x: Tensor, k: Any, keep_ratio: Any) -> int:
     if (k is None) == (keep_ratio is None):
         raise ValueError(
             f"{name}: expected exactly one of k and keep_ratio to be given, got k={k} and keep_ratio={keep_ratio}"
         )
-    if k is not None:
-        return k
     if x.dim() < 2:
-        check_tokens(name, x)  # the operator would, but there is no N to take a share of
-    return kept_count(name, x.shape[-2], keep_ratio)
+        check_tokens(name, x)  # the operator would, but N has to be known here
+    if k is None:
+        return kept_count(name, x.shape[-2], keep_ratio)
+    k = exact_integer(name, "k", k)
+    if not torch.compiler.is_compiling() and not 0 <= k <= x.shape[-2]:  # the operator says the same, without the hint
+        raise ValueError(
+            f"{name}: expected k to be in [0, N] with N = {x.shape[-2]}, got {k}"
+            f"{' (min(k, N) keeps all)' if k > 0 else ''}"
+        )
+    return k
 
 
 def _ascending_in_segments(indices: Tensor, cu_k: Tensor, rows: int) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import check_tensor
+
 _TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WEIGHT_DTYPES = (*_TOKEN_DTYPES, torch.float64)
 
@@ -80,7 +82,8 @@ def check_tokens(operator: str, x: Tensor, *, varlen: bool = False) -> None:
 
 
 def check_dimensions(name: str, argument: str, tensor: Tensor, expected: str) -> None:
-    """Raises in the name of `name` unless a tensor has the dimensions of a shape such as ``[..., N, D]``."""
+    """Raises in the name of `name` unless it is a tensor with the dimensions of a shape such as ``[..., N, D]``."""
+    check_tensor(name, argument, tensor)
     if tensor.dim() < expected.count(","):
         raise ValueError(f"{name}: expected {argument} to have shape {expected}, got shape {list(tensor.shape)}")
 
@@ -152,12 +155,20 @@ def _check_int32(operator: str, name: str, sums: Tensor) -> None:
 def _require(condition: Any, message: Callable[[], str], error: type[Exception] = ValueError) -> None:
     """Raises `error` unless the condition holds; a symbolic condition becomes a guard or a run-time assertion.
 
+    torch.export has one graph for all sizes and no other for those that a guard excludes. So while exporting, sizes
+    that stay free are left to the check of the operator when it runs.
+
     The message is a function because most calls never need it, and forming it would cost more than the checks.
     """
     if condition is True:
         return
     if condition is False:
         raise error(message())
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # takes seconds
+
+        if not free_unbacked_symbols(condition):
+            return
     torch._check_value(condition, message)
 
 

@@ -18,12 +18,13 @@ from torch import Tensor
 from . import dispatch
 from .checks import check_dense, check_varlen
 from .operator_docs import document
+from .registration import Operators
 
 NAMESPACE = "tokenprune"
 
 OPERATORS: dict[str, Callable[..., tuple[int, ...]]] = {}
 
-_library = torch.library.Library(NAMESPACE, "DEF")
+_operators = Operators(NAMESPACE)
 
 
 def _operator(arguments: str) -> Callable[[Callable[..., tuple[int, ...]]], Callable[..., tuple[int, ...]]]:
@@ -50,16 +51,23 @@ def _declare_overload(name: str, overload: str, schema: str, result_shape: Calla
         return dispatch.operator(name, which, args[0].device.type)(*args)
 
     def fake(*args: Any) -> Any:
-        shape = result_shape(*args)
+        *leading, k = result_shape(*args)
+        shape = (*leading, _free_size(k))
         indices = args[0].new_empty(shape, dtype=torch.int64)
         return (indices, args[0].new_empty(shape, dtype=torch.float32)) if overload else indices
 
-    _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
-    _library.impl(qualified, implementation, "CPU")
-    _library.impl(qualified, implementation, "CUDA")
-    _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # selections have no gradient
-    torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_library)
+    _operators.define(qualified, schema, implementation, fake)
     dispatch.declare(name, which, qualified + schema, fake)
+
+
+def _free_size(k: int) -> int:
+    """The number of results on fake tensors: k, or while exporting a number that torch asks no question about.
+
+    A number worked out from a free N, such as ``N // 10``, is 0 or 1 for some N, and torch would have them excluded.
+    """
+    if isinstance(k, torch.SymInt) and torch.compiler.is_exporting() and not k.node.expr.is_symbol:
+        return torch.library.get_ctx().new_dynamic_size()
+    return k
 
 
 @_operator("Tensor x, SymInt k")

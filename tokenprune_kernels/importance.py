@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .checks import check_dimensions
 from .vision_selector import VisionSelectorScorer
 
 __all__ = ["VisionSelectorScorer", "norm"]
@@ -20,6 +21,9 @@ def norm(x: Tensor) -> Tensor:
     Returns:
         float32 ``[..., N]``.
 
+    Raises:
+        ValueError, TypeError: unless x is a tensor of that shape.
+
     O(N D).
 
     Example:
@@ -28,4 +32,5 @@ def norm(x: Tensor) -> Tensor:
         >>> norm(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
         tensor([5., 2.])
     """
+    check_dimensions("norm", "x", x, "[..., N, D]")
     return x.float().norm(dim=-1)

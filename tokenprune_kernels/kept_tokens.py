@@ -36,8 +36,8 @@ def prune(
     Args:
         x: tokens, ``[..., N, D]``, or packed, ``[T, D]``, with ``cu_seqlens`` and ``cu_k``; float16, bfloat16 or
             float32.
-        k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``, and with
-            ``cu_seqlens`` neither.
+        k: how many rows to keep of each item, ``0 <= k <= N``; more are an error, ``min(k, N)`` keeps all. Give either
+            k or ``keep_ratio``, and with ``cu_seqlens`` neither.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         method: ``"divprune"``, ``"mmr"`` (with ``relevance``), ``"idpruner"`` (with ``importance``) or ``"dpp"`` (with
             ``relevance``).
@@ -60,7 +60,7 @@ def prune(
 
     Raises:
         ValueError: an argument has the wrong shape, device or range, or does not belong to the method.
-        TypeError: an argument has the wrong dtype, or ``keep_ratio`` is not a number.
+        TypeError: an argument has the wrong dtype, is not a dense tensor, or is a number that is not exact.
 
     Costs what the method costs, and a copy of the kept tokens.
 

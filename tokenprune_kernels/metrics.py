@@ -92,16 +92,17 @@ def hopkins(tokens: Tensor, *, within: Tensor | None = None, draws: int | None =
         raise ValueError(f"hopkins: expected at least 2 tokens, got {k}")
     if draws < 1:
         raise ValueError(f"hopkins: expected at least 1 draw, got {draws}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if within is None:
-        points = torch.randn(draws, dimensions, generator=generator, dtype=torch.float64).to(tokens.device)
+        points = torch.randn(draws, dimensions, generator=generator, dtype=torch.float64, device="cpu")
+        points = points.to(tokens.device)
         points = points.expand(*tokens.shape[:-2], draws, dimensions)
     else:
         check_dimensions("hopkins", "within", within, "[..., N, D]")
         if (*within.shape[:-2], within.shape[-1]) != (*tokens.shape[:-2], dimensions) or within.shape[-2] < 1:
             expected = [*tokens.shape[:-2], "N", dimensions]
             raise ValueError(f"hopkins: expected within to have shape {expected}, got shape {list(within.shape)}")
-        drawn = torch.randint(within.shape[-2], (draws,), generator=generator).to(within.device)
+        drawn = torch.randint(within.shape[-2], (draws,), generator=generator, device="cpu").to(within.device)
         points = within.index_select(-2, drawn)
     unit = _unit(tokens)
     among_kept = _nearest_distance(unit, unit, same=True).mean(dim=-1)

@@ -16,7 +16,8 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
 
     Args:
         x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
-        k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``.
+        k: how many rows to keep of each item, ``0 <= k <= N``; more are an error, ``min(k, N)`` keeps all. Give either
+            k or ``keep_ratio``.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
 
@@ -26,7 +27,7 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
 
     Raises:
         ValueError: an argument has the wrong shape or range.
-        TypeError: x has the wrong dtype or is None, or ``keep_ratio`` is not a number.
+        TypeError: x has the wrong dtype or is not a dense tensor, or a number is not exact.
 
     Takes O(N^2 D) operations for the first pick and O(N k D) for the others, and O(N + k D) memory beside x.
 
@@ -61,7 +62,8 @@ def mmr(
         x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
         relevance: of each token, ``[..., N]``, float16, bfloat16, float32 or float64. Similarities are in [-1, 1], so
             scale it to a comparable range.
-        k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``.
+        k: how many rows to keep of each item, ``0 <= k <= N``; more are an error, ``min(k, N)`` keeps all. Give either
+            k or ``keep_ratio``.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
@@ -71,7 +73,7 @@ def mmr(
 
     Raises:
         ValueError: an argument has the wrong shape, device or range.
-        TypeError: a tensor has the wrong dtype or is None, or ``keep_ratio`` is not a number.
+        TypeError: a tensor has the wrong dtype or is not a dense tensor, or a number is not exact.
 
     Takes O(N k D) operations and O(N + k D) memory beside x.
 
@@ -107,7 +109,8 @@ def idpruner(
     Args:
         x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
         importance: w, of each token, ``[..., N]``, float16, bfloat16, float32 or float64, in any unit.
-        k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``.
+        k: how many rows to keep of each item, ``0 <= k <= N``; more are an error, ``min(k, N)`` keeps all. Give either
+            k or ``keep_ratio``.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
@@ -118,7 +121,7 @@ def idpruner(
 
     Raises:
         ValueError: an argument has the wrong shape, device or range.
-        TypeError: a tensor has the wrong dtype or is None, or ``keep_ratio`` is not a number.
+        TypeError: a tensor has the wrong dtype or is not a dense tensor, or a number is not exact.
 
     Takes O(N k D) operations and O(N + k D) memory beside x.
 
@@ -149,7 +152,8 @@ def dpp(
     Args:
         x: tokens, ``[..., N, D]``, float16, bfloat16 or float32.
         relevance: of each token, ``[..., N]``, float16, bfloat16, float32 or float64, not negative.
-        k: how many rows to keep of each item, ``0 <= k <= N``. Give either k or ``keep_ratio``.
+        k: how many rows to keep of each item, ``0 <= k <= N``; more are an error, ``min(k, N)`` keeps all. Give either
+            k or ``keep_ratio``.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
 
@@ -158,7 +162,7 @@ def dpp(
 
     Raises:
         ValueError: an argument has the wrong shape, device or range; on the CPU, also a negative relevance.
-        TypeError: a tensor has the wrong dtype or is None, or ``keep_ratio`` is not a number.
+        TypeError: a tensor has the wrong dtype or is not a dense tensor, or a number is not exact.
 
     Takes O(N k (D + k)) operations and O(N k) memory beside x.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,6 +33,8 @@ class VisionSelectorScorer(nn.Module):
         Zhu et al., VisionSelector, arXiv 2510.16598, section 3.
 
     Example:
+        >>> import torch
+        >>> from tokenprune_kernels.importance import VisionSelectorScorer
         >>> scorer = VisionSelectorScorer(dimensions=64, hidden=16)
         >>> scorer(torch.randn(2, 100, 64)).shape
         torch.Size([2, 100])
@@ -54,10 +55,15 @@ class VisionSelectorScorer(nn.Module):
             float32 ``[..., N]``.
         """
         x = x.float()
-        mean_key = F.linear(x.mean(-2), self.k_proj.weight.float(), self.k_proj.bias.float())
-        direction = mean_key @ self.q_proj.weight.float()
-        constant = mean_key @ self.q_proj.bias.float()
-        return (torch.einsum("...nd,...d->...n", x, direction) + constant.unsqueeze(-1)) / len(self.q_proj.bias) ** 0.5
+        # Products of float64 are exempt from autocast and TF32.
+        query_weight, query_bias, key_weight, key_bias = (
+            parameter.double() for layer in (self.q_proj, self.k_proj) for parameter in (layer.weight, layer.bias)
+        )
+        mean_key = F.linear(x.mean(-2).double(), key_weight, key_bias)
+        direction = (mean_key @ query_weight).float()
+        constant = (mean_key @ query_bias).float()
+        scores = (x * direction.unsqueeze(-2)).sum(-1) + constant.unsqueeze(-1)
+        return scores / len(self.q_proj.bias) ** 0.5
 
     @classmethod
     def from_pretrained(

@@ -38,6 +38,7 @@ class Cpu:
     name = "cpu"
     type = "cpu"
     budget_seconds = 720.0
+    cases_before_compiled = 4
     again_seconds = 0.25
     compilation_seconds = 30.0
 

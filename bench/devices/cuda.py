@@ -1,4 +1,4 @@
-"""A CUDA device: its timer, the stages of a selection, and how they compare with what an H200 would take.
+"""A CUDA device: its timer, the stages of a selection, and how they compare with what is predicted.
 
 The time of a call is that of one sweep over copies of the input that together exceed the L2 cache twice, divided by
 the number of copies. Sweeps are captured in a CUDA graph and replayed where the row says so.
@@ -34,6 +34,7 @@ SAMPLING_SECONDS = 0.4
 LEAST_SAMPLES, MOST_SAMPLES = 5, 50
 GRAPH, EAGER = "CUDA graph", "eager"
 MICROSECONDS = 1e3
+LAZY_GREEDY = "lazy greedy rounds"
 
 
 class Cuda:
@@ -42,6 +43,7 @@ class Cuda:
     name = "cuda"
     type = "cuda"
     budget_seconds = 230.0
+    cases_before_compiled = 8
     again_seconds = 0.0
     compilation_seconds = 60.0
 
@@ -121,8 +123,12 @@ class Cuda:
     def cache_bytes(self) -> int:
         return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
 
+    def modelled(self) -> roofline.Gpu:
+        """The device of the model that comes nearest."""
+        return roofline.gpu_named(torch.cuda.get_device_name())
+
     def explain(self, row: Row, given: Task, select: Select) -> None:
-        """The stages, the rates of the one that compares rows, and what an H200 is predicted to take.
+        """The stages, the rates of the one that compares rows, and what the device is predicted to take.
 
         A stage's time is the difference between the medians of the operator cut short after it and before it.
         """
@@ -135,12 +141,13 @@ class Cuda:
         row.details = {"stages": taken}
         if stages == DPP:
             return  # not modelled
-        candidate_blocks = "candidate blocks" in stages
-        row.bound = bound(given.tokens, given.x.itemsize, candidate_blocks) / MICROSECONDS
-        row.details["predicted_stages"] = predicted_stages(row.method, given.tokens, given.x.itemsize, candidate_blocks)
-        comparing = taken["candidate blocks" if candidate_blocks else "similarity pass"]
+        lazy_greedy = LAZY_GREEDY in stages
+        sizes = given.tokens, given.x.itemsize, lazy_greedy, self.modelled()
+        row.bound = bound(*sizes) / MICROSECONDS
+        row.details["predicted_stages"] = predicted_stages(row.method, *sizes)
+        comparing = taken[LAZY_GREEDY if lazy_greedy else "similarity pass"]
         if comparing > 0:
-            operations, moved = least_work(given.tokens, given.x.itemsize, candidate_blocks)
+            operations, moved = least_work(given.tokens, given.x.itemsize, lazy_greedy)
             row.details["teraflops"] = 1e-9 * operations / comparing
             row.details["gigabytes_per_second"] = 1e-6 * moved / comparing
 
@@ -197,18 +204,18 @@ def copies_for(tensor_bytes: int, cache_bytes: int) -> int:
     return max(2, 2 * cache_bytes // tensor_bytes + 1)
 
 
-def bound(tokens: Tokens, element_size: int, candidate_blocks: bool) -> float:
-    """The least microseconds of a selection on an H200, in either form."""
+def bound(tokens: Tokens, element_size: int, lazy_greedy: bool, gpu: roofline.Gpu = roofline.H200) -> float:
+    """The least microseconds of a selection, in either form."""
     sizes = (tokens.counts, tokens.ks, tokens.depth)
-    if not candidate_blocks:
-        return roofline.selection_bound(*sizes, element_size)
-    return roofline.candidate_bound(*sizes, candidate_count(element_size, tokens.longest), element_size)
+    if not lazy_greedy:
+        return roofline.selection_bound(*sizes, element_size, gpu)
+    return roofline.candidate_bound(*sizes, candidate_count(element_size, tokens.longest), element_size, gpu)
 
 
-def least_work(tokens: Tokens, element_size: int, candidate_blocks: bool) -> tuple[int, int]:
+def least_work(tokens: Tokens, element_size: int, lazy_greedy: bool) -> tuple[int, int]:
     """The fewest operations and bytes of the stage that compares rows: all pairs of them, or each with every pick."""
     counts, depth = tokens.counts, tokens.depth
-    if not candidate_blocks:
+    if not lazy_greedy:
         operations = sum(roofline.similarity_operations(count, depth) for count in counts)
         return operations, sum(roofline.similarity_bytes(count, depth, element_size) for count in counts)
     items = zip(counts, tokens.ks, strict=True)
@@ -216,15 +223,17 @@ def least_work(tokens: Tokens, element_size: int, candidate_blocks: bool) -> tup
     return operations, sum(counts) * depth * element_size
 
 
-def predicted_stages(method: str, tokens: Tokens, element_size: int, candidate_blocks: bool) -> dict[str, float] | None:
-    """What the stages are modelled to take on an H200, in milliseconds; None where that is not modelled."""
+def predicted_stages(
+    method: str, tokens: Tokens, element_size: int, lazy_greedy: bool, gpu: roofline.Gpu = roofline.H200
+) -> dict[str, float] | None:
+    """What the stages are modelled to take, in milliseconds; None where that is not modelled."""
     sizes, items = (tokens.counts[0], tokens.ks[0], tokens.depth), len(tokens.counts)
-    if not candidate_blocks and tokens.layout != PACKED:
-        stages = roofline.materialised_stages(*sizes, element_size, items=items)
+    if not lazy_greedy and tokens.layout != PACKED:
+        stages = roofline.materialised_stages(*sizes, element_size, items=items, gpu=gpu)
     elif items > 1:
         return None
     else:
-        stages = roofline.candidate_stages(method, *sizes, candidate_count(element_size, sizes[0]), element_size)
+        stages = roofline.candidate_stages(method, *sizes, candidate_count(element_size, sizes[0]), element_size, gpu)
     return {stage: microseconds / MICROSECONDS for stage, microseconds in stages.items()}
 
 
@@ -257,14 +266,15 @@ def table(result: dict[str, Any]) -> str:
 
     more = (
         ("stages", stages("stages")),
-        ("predicted of an H200", stages("predicted_stages")),
+        ("predicted", stages("predicted_stages")),
         ("comparing rows: TFLOP/s", lambda row: number(row.details.get("teraflops"))),
         ("GB/s", lambda row: number(row.details.get("gigabytes_per_second"))),
         (f"`{PRODUCT.name}`", product),
     )
     machine, reached = result["machine"], result["ceilings"]
+    modelled = roofline.gpu_named(machine["processor"])
     sentence = (
-        f"Microseconds; the bound is that of an H200. {machine['processor']}, "
+        f"Microseconds; bound and prediction are those of an {modelled.name}. {machine['processor']}, "
         f"{reached['clocks_megahertz'].get('multiprocessors', '-')} MHz under load, "
         f"driver {machine['driver']}, CUDA {machine['cuda']}, torch {machine['torch']}, triton {machine['triton']}; "
         f"a large bfloat16 product reaches {number(reached['bfloat16_product_teraflops'])} TFLOP/s, "

@@ -14,7 +14,7 @@ MATERIALISED = {"row norms": "row_norm_kernel", "similarity pass": "similarity_k
 OUTLIERS = {
     "row norms": "row_norm_kernel",
     "first pick": "outlier_kernel",
-    "candidate blocks": "lazy_greedy_kernel",
+    "lazy greedy rounds": "lazy_greedy_kernel",
 }
 CANDIDATES = {**OUTLIERS, "first pick": "first_pick_kernel"}
 DPP = {"row norms": "row_norm_kernel", "picks": "dpp_kernel"}

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +74,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="+", choices=[case.name for case in MODELS], help="only these; writes nothing"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)
     for name, value in DEFAULTS[options.device].items():
         if getattr(options, name) is None:
@@ -101,6 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         "models": models,
     }
     print(summary(result))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     if not options.models:
         files.write(f"end-to-end-{options.device}.json", result)
         render.write()

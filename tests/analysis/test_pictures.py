@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 
 import pytest
 import torch
@@ -199,3 +201,32 @@ def test_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"expected numpy and Pillow .*tokenprune_kernels\[demo\]"):
         pictures.open_picture(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("mode", [2, 6], ids=["RGB", "RGBA"])
+def test_sixteen_bits_per_channel_are_refused(tmp_path, mode):
+    """Pillow reads such a PNG as 8 bits, and writes none, so it is made by hand."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    channels = {2: 3, 6: 4}[mode]
+    header = struct.pack(">IIBBBBB", 14, 14, 16, mode, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes(14 * channels * 2) for _ in range(14))
+    path = tmp_path / "deep.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match="more than 8 bits per channel"):
+        pictures.open_picture(path)
+
+
+def test_blocks_of_rows_make_the_same_tokens_and_drawing(monkeypatch):
+    generator = np.random.default_rng(1)
+    picture = Image.fromarray(generator.integers(0, 256, (7 * 14 + 5, 3 * 14, 3), dtype=np.uint8))
+    tokens, kept = pictures.patch_tokens(picture), torch.tensor([0, 4, 11])
+    drawn = np.asarray(pictures.draw_kept(picture, kept))
+    monkeypatch.setattr(pictures, "_BLOCK_PATCHES", 6)
+    monkeypatch.setattr(pictures, "_BLOCK_LINES", 9)
+    assert torch.equal(pictures.patch_tokens(picture), tokens)
+    assert (np.asarray(pictures.draw_kept(picture, kept)) == drawn).all()

@@ -2,6 +2,9 @@
 
 import io
 
+import pytest
+
+from tokenprune_kernels.analysis import progress as progress_module
 from tokenprune_kernels.analysis.progress import Progress
 
 
@@ -10,9 +13,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_drawn_on_a_terminal_and_wiped():
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, in seconds, which stands still."""
+    time = [100.0]
+    monkeypatch.setattr(progress_module, "perf_counter", lambda: time[0])
+    return time
+
+
+def test_progress_is_drawn_on_a_terminal_and_wiped(clock):
     terminal = Terminal()
     with Progress(2, terminal) as progress:
+        clock[0] += 2
         progress.step("a long name")
         progress.step("short")
     frames = terminal.getvalue().split("\r")
@@ -22,8 +34,28 @@ def test_progress_is_drawn_on_a_terminal_and_wiped():
     assert frames[4] == ""
 
 
-def test_progress_is_silent_elsewhere():
-    stream = io.StringIO()
-    with Progress(1, stream) as progress:
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_progress_is_silent_for_two_seconds(clock, stream):
+    output = stream()
+    with Progress(2, output) as progress:
         progress.step("anything")
-    assert stream.getvalue() == ""
+        clock[0] += 1.9
+        progress.step("anything else")
+    assert output.getvalue() == ""
+
+
+def test_progress_is_lines_elsewhere_one_in_ten_seconds(clock):
+    stream = io.StringIO()
+    with Progress(9, stream) as progress:
+        for seconds in (0, 3, 9, 1, 9):
+            clock[0] += seconds
+            progress.step(f"step at {clock[0]:.0f}")
+    assert stream.getvalue() == "2/9 step at 103\n4/9 step at 113\n"
+
+
+def test_a_line_for_each_step(clock):
+    stream = io.StringIO()
+    with Progress(2, stream, lines=True) as progress:
+        progress.step("one")
+        progress.step("two")
+    assert stream.getvalue() == "1/2 one\n2/2 two\n"

@@ -105,22 +105,22 @@ def test_the_stages_of_the_materialised_form():
     assert list(stages) == ["row norms", "similarity pass", "greedy loop"]
     assert 52 <= stages["similarity pass"] <= 90
     assert stages["greedy loop"] == pytest.approx(roofline.greedy_time(2_880, 288) + roofline.LAUNCH_MICROSECONDS)
-    assert stages["row norms"] > 1e6 * 2_880 * DEPTH * 2 / roofline.BYTES_PER_SECOND
+    assert stages["row norms"] > 1e6 * 2_880 * DEPTH * 2 / roofline.H200.bytes_per_second
 
 
 def test_a_batch_is_modelled_to_fill_the_chip():
     one, batch = (sum(roofline.materialised_stages(576, 58, DEPTH, items=items).values()) for items in (1, 64))
     assert 5 * one < batch < 64 * one
-    assert batch > 1e6 * 64 * 576 * DEPTH * 2 / roofline.BYTES_PER_SECOND
+    assert batch > 1e6 * 64 * 576 * DEPTH * 2 / roofline.H200.bytes_per_second
 
 
 def test_a_split_depth_is_modelled_to_pay_where_tiles_are_few():
     split = roofline.materialised_stages(576, 58, DEPTH)["similarity pass"]
     whole = roofline.tile_pass_time(45, 128, DEPTH)
     assert split < whole
-    assert configs.split_k(45, 4, roofline.MULTIPROCESSORS) == 4
-    assert configs.split_k(roofline.MULTIPROCESSORS, 4, roofline.MULTIPROCESSORS) == 1
-    assert configs.split_k(1, configs.MAX_SPLITS + 1, roofline.MULTIPROCESSORS) == 1
+    assert configs.split_k(45, 4, roofline.H200.multiprocessors) == 4
+    assert configs.split_k(roofline.H200.multiprocessors, 4, roofline.H200.multiprocessors) == 1
+    assert configs.split_k(1, configs.MAX_SPLITS + 1, roofline.H200.multiprocessors) == 1
 
 
 def test_depth_is_modelled_to_be_split_where_it_is():
@@ -137,25 +137,25 @@ def test_depth_is_modelled_to_be_split_where_it_is():
 
 def test_units_beyond_the_multiprocessors_take_another_wave():
     one = roofline.tile_pass_time(1, 128, DEPTH)
-    assert roofline.tile_pass_time(roofline.MULTIPROCESSORS, 128, DEPTH) == one
-    assert roofline.tile_pass_time(roofline.MULTIPROCESSORS + 1, 128, DEPTH) > 1.5 * one
+    assert roofline.tile_pass_time(roofline.H200.multiprocessors, 128, DEPTH) == one
+    assert roofline.tile_pass_time(roofline.H200.multiprocessors + 1, 128, DEPTH) > 1.5 * one
 
 
 def test_rows_beyond_the_l2_cache_come_from_memory():
-    fitting = int(roofline.L2_BYTES / (2 * DEPTH))
+    fitting = int(roofline.H200.l2_bytes / (2 * DEPTH))
     one = roofline.tile_pass_time(1, 128, DEPTH)
     assert roofline.tile_pass_time(1, 128, DEPTH, all_rows=fitting) == one
     beyond = roofline.tile_pass_time(1, 128, DEPTH, all_rows=4 * fitting)
-    assert beyond == pytest.approx(4e6 * roofline.L2_BYTES / roofline.BYTES_PER_SECOND, rel=0.02)
+    assert beyond == pytest.approx(4e6 * roofline.H200.l2_bytes / roofline.H200.bytes_per_second, rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["divprune", "mmr"])
-def test_the_stages_of_candidate_blocks(method):
+def test_the_stages_of_the_lazy_greedy_form(method):
     stages = roofline.candidate_stages(method, 65_536, 6_553, DEPTH, 1_024)
-    assert list(stages) == ["row norms", "first pick", "candidate blocks"]
+    assert list(stages) == ["row norms", "first pick", "lazy greedy rounds"]
     # No round reads x faster than memory gives it.
-    least = roofline.candidate_rounds(method, 6_553) * 1e6 * 65_536 * DEPTH * 2 / roofline.BYTES_PER_SECOND
-    assert stages["candidate blocks"] > least
+    least = roofline.candidate_rounds(method, 6_553) * 1e6 * 65_536 * DEPTH * 2 / roofline.H200.bytes_per_second
+    assert stages["lazy greedy rounds"] > least
     sizes = [576, 2_880, 8_192, 16_384, 65_536, 262_144]
     totals = [sum(roofline.candidate_stages(method, size, size // 10, DEPTH, 512).values()) for size in sizes]
     assert totals == sorted(totals)
@@ -163,9 +163,28 @@ def test_the_stages_of_candidate_blocks(method):
     assert roofline.candidate_rounds("mmr", 292) == pytest.approx(4, abs=1)
 
 
+def test_a_device_is_known_by_the_name_that_the_driver_gives():
+    assert roofline.gpu_named("NVIDIA H100 80GB HBM3") is roofline.H100
+    assert roofline.gpu_named("NVIDIA H200") is roofline.gpu_named("another") is roofline.H200
+
+
+@pytest.mark.parametrize("count", [576, 2_880, 16_384])
+def test_slower_memory_makes_no_prediction_shorter(count):
+    k = count // 10
+    for stages in (
+        lambda gpu: roofline.materialised_stages(count, k, DEPTH, gpu=gpu),
+        lambda gpu: roofline.candidate_stages("divprune", count, k, DEPTH, 512, gpu=gpu),
+    ):
+        h200, h100 = stages(roofline.H200), stages(roofline.H100)
+        assert h100["row norms"] > h200["row norms"]
+        assert all(h100[stage] >= 0.98 * h200[stage] for stage in h200)
+    bytes_alone = roofline.similarity_bound(count, 64, gpu=roofline.H100) / roofline.similarity_bound(count, 64)
+    assert bytes_alone == pytest.approx(4.3 / 3.0)
+
+
 def test_every_prediction_shown_is_in_the_form_that_the_backend_takes():
     lines = roofline.table().splitlines()[2:]
     assert len(lines) == len(roofline.SHOWN)
     for line, (method, items, count, _) in zip(lines, roofline.SHOWN, strict=True):
-        assert (" candidate blocks " in line) == configs.lazy_greedy_wins(method, count)
+        assert (" lazy greedy " in line) == configs.lazy_greedy_wins(method, count)
         assert line.startswith(f"| `{method}` | {'64 x ' if items == 64 else ''}{count:,}, k = ")

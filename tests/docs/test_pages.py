@@ -122,7 +122,8 @@ def test_the_readme_is_one_page():
 def example_names():
     """What an example of the transformers integration takes for given."""
     vision_language = pytest.importorskip("tests.support.vision_language")
-    return {"model": vision_language.model_of("llava"), "inputs": vision_language.batch("llava", "ttItt")}
+    inputs, new = (vision_language.batch("llava", row) for row in ("ttItt", "tIt"))
+    return {"model": vision_language.model_of("llava"), "inputs": inputs, "new": new}
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES)

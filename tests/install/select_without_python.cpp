@@ -10,7 +10,7 @@
 #include <cstdlib>
 
 using torch::stable::Tensor;
-namespace detail = torch::stable::detail;
+namespace values = torch::stable::detail;
 
 int main(int, char** arguments) {
   if (dlopen(arguments[1], RTLD_NOW) == nullptr) return std::fprintf(stderr, "%s\n", dlerror()), 1;
@@ -22,14 +22,14 @@ int main(int, char** arguments) {
   const std::size_t elements = count * depth;
   if (std::fread(x.mutable_data_ptr(), sizeof(float), elements, stdin) != elements) return 1;
 
-  std::array<StableIValue, 2> stack{detail::from(x), detail::from(k)};
+  std::array<StableIValue, 2> stack{values::from(x), values::from(k)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("tokenprune_native::divprune", "scores", stack.data(), TORCH_ABI_VERSION));
-  const auto indices = detail::to<Tensor>(stack[0]), scores = detail::to<Tensor>(stack[1]);
+  const auto indices = values::to<Tensor>(stack[0]), scores = values::to<Tensor>(stack[1]);
   for (long i = 0; i < k; ++i) std::printf("%ld ", static_cast<const long*>(indices.const_data_ptr())[i]);
   for (long i = 0; i < k; ++i) std::printf("%a ", static_cast<const float*>(scores.const_data_ptr())[i]);
 
-  std::array<StableIValue, 2> too_many{detail::from(x), detail::from(count + 1)};
+  std::array<StableIValue, 2> too_many{values::from(x), values::from(count + 1)};
   const bool refused =
       torch_call_dispatcher("tokenprune_native::divprune", "", too_many.data(), TORCH_ABI_VERSION) != 0;
   std::printf("%s\n", refused ? "refused" : "accepted");

@@ -50,6 +50,7 @@ def test_nothing_is_missing_and_nothing_built_is_there(unpacked):
     assert not sources(unpacked, ".so", ".pyc", ".o")
 
 
+@pytest.mark.slow
 def test_the_compiler_finds_every_header(unpacked, tmp_path):
     """The preprocessor alone, over every source: a missing header is an error, and takes no minutes."""
     script = f"""

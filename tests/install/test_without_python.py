@@ -1,8 +1,10 @@
 """The compiled operators in a process that has torch's C++ library and no Python."""
 
+import ctypes.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 from tests.support.inputs import gaussian_tokens
+from tests.support.subprocess import python
 from tokenprune_kernels.backends import native
 
 
@@ -53,6 +56,55 @@ def test_the_extension_needs_no_python_and_only_the_stable_interface_of_torch():
     for name in names:
         assert not name.startswith(("Py", "_Py"))
         assert not any(part in name for part in ("c10::", "at::", "torch::"))
+
+
+def needed_libraries(path):
+    listing = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
+    return [line.rpartition("[")[2].rstrip("]") for line in listing.splitlines() if "(NEEDED)" in line]
+
+
+def test_the_extension_brings_no_runtime_of_its_own():
+    """OpenMP, Python and torch's CUDA side are those of the process, or not there."""
+    if shutil.which("readelf") is None:
+        pytest.skip("needs readelf")
+    if os.environ.get("LD_PRELOAD"):
+        pytest.skip("a sanitized build needs the sanitizer's runtime too")
+    libraries = needed_libraries(native.build_info()["file"])
+    of_torch = {name for name in libraries if name.startswith(("libtorch", "libc10", "libcu"))}
+    of_system = ("libstdc++.", "libgcc_s.", "libm.", "libc.", "libpthread.", "ld-linux")
+    assert of_torch == {"libtorch_cpu.so"}
+    assert [name for name in libraries if not name.startswith(of_system)] == ["libtorch_cpu.so"]
+
+
+LOADED = '{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}'
+
+
+@pytest.fixture(scope="module")
+def system_openmp():
+    """The file of the system's OpenMP runtime."""
+    name = ctypes.util.find_library("gomp") or pytest.skip("needs the system's libgomp")
+    return python(f"import ctypes; ctypes.CDLL({name!r}); print(*{LOADED})").stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map")
+@pytest.mark.parametrize("first", ["system", "torch"])
+def test_a_second_openmp_runtime_beside_that_of_torch_changes_nothing(system_openmp, first):
+    """One that is loaded before torch serves torch as well; one that is loaded after it, by its path, is a second."""
+    select = """
+torch.set_num_threads(2)
+x = torch.randn(3, 700, 64, generator=torch.Generator().manual_seed(0))
+indices, scores = torch.ops.tokenprune.divprune.scores(x, 100)
+print(torch.get_num_threads(), indices.tolist(), scores.tolist())
+"""
+    ours, second = "import torch, tokenprune_kernels\n", f"import ctypes; openmp = ctypes.CDLL({system_openmp!r})\n"
+    asked = "openmp.omp_set_num_threads(7)\nassert openmp.omp_get_max_threads() == 7\n" if first == "torch" else ""
+    code = (ours + second if first == "torch" else second + ours) + asked + select
+    result = python(code + f"print(len({LOADED}))")
+    *found, runtimes = result.stdout.splitlines()
+    assert found == python(ours + select).stdout.splitlines(), result.stderr
+    assert found
+    torch_has_its_own = (Path(library_paths()[0]) / "libgomp.so.1").exists()
+    assert runtimes == ("2" if first == "torch" and torch_has_its_own else "1")
 
 
 def test_the_stable_functions_are_those_of_the_oldest_torch():

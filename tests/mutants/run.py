@@ -79,7 +79,7 @@ def first_failure(status, output):
         return None
     if status is None:
         return "timeout"
-    named = re.search(r"^(?:FAILED|ERROR) (\S+(?: \S*\])?)", output, re.MULTILINE)
+    named = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
     return named[1] if named else f"exit status {status}"
 
 

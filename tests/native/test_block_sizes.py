@@ -28,6 +28,8 @@ SIZES = [
     BlockSizes(2, 3, 1, 7, 8, 2),
     BlockSizes(2, 16, 2, 2, 100, NEVER),
     BlockSizes(7, 2, 3, 16, 33, 5),
+    BlockSizes(2, 16, 2, 2, 16, NEVER, 1),
+    BlockSizes(7, 2, 3, 9, 33, 5, 4),
     BlockSizes(33, 8, 32, 33, 20, NEVER),
     BlockSizes(33, 8, 32, 33, 20, 1),
     BlockSizes(64, 64, 17, 149, 1, 20),
@@ -120,6 +122,22 @@ def test_signatures_of_long_rows_change_no_bit(threads, dtype, tokens, method, l
         threads(count)
         with block_sizes(BlockSizes(signature_after=after)):
             for mine, theirs in zip(scored(method, x, weight, 200, lam), expected, strict=True):
+                assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("clusters", [3, 40, 1_000])
+@pytest.mark.parametrize("spread", [0.3, 0.02])
+def test_groups_of_many_rows_change_no_bit(threads, clusters, spread):
+    generator = torch.Generator().manual_seed(clusters)
+    centres = torch.nn.functional.normalize(torch.randn(clusters, 32, generator=generator))
+    x = centres[torch.randint(clusters, (3_000,), generator=generator)]
+    x += spread / 32**0.5 * torch.randn(x.shape, generator=generator)
+    x[7::500], x[9::500] = torch.nan, 0.0
+    expected = scored("divprune", x, None, 100)
+    for count, sizes in itertools.product((1, 3), (BlockSizes(grouped_rows=1), BlockSizes(8, grouped_rows=100))):
+        threads(count)
+        with block_sizes(sizes):
+            for mine, theirs in zip(scored("divprune", x, None, 100), expected, strict=True):
                 assert torch.equal(mine, theirs)
 
 

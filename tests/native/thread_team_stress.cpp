@@ -80,6 +80,24 @@ void batches(unsigned seed, int rounds) {
   }
 }
 
+// After a piece has thrown, no thread begins another one.
+void pieces_after_a_failure(int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    std::atomic<int> begun{0};
+    bool caught = false;
+    try {
+      Parallel(kThreads, nullptr, nullptr)(100, 1, [&](std::int64_t, std::int64_t, int) {
+        ++begun;
+        throw std::runtime_error("piece");
+      });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    CHECK(caught);
+    CHECK(begun <= kThreads);
+  }
+}
+
 void failures(int rounds) {
   for (int round = 0; round < rounds; ++round) {
     int caught = 0;
@@ -188,14 +206,101 @@ void signals() {
   CHECK(handled > 0 && handled_elsewhere == 0);
 }
 
+// Whether a helper does a piece of a loop, sooner or later.
+bool helped() {
+  std::atomic<int> pieces{0};
+  for (int attempt = 0; attempt < 100 && pieces == 0; ++attempt)
+    Parallel(kThreads, nullptr, nullptr)(40, 1, [&](std::int64_t, std::int64_t, int thread) {
+      if (thread != 0) ++pieces;
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+    });
+  return pieces > 0;
+}
+
+using PoolFunction = void (*)(std::int64_t begin, std::int64_t end, void* context);
+
+// Its threads begin late, some after the work is done.
+void pool_of_threads(int threads, PoolFunction function, void* context) {
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i)
+    others.emplace_back([=] {
+      std::this_thread::sleep_for(std::chrono::microseconds(300 * (i - 1)));
+      function(i, i + 1, context);
+    });
+  function(0, 1, context);
+  for (std::thread& other : others) other.join();
+}
+
+void pool_of_one(int threads, PoolFunction function, void* context) { function(0, threads, context); }
+
+void no_pool(int, PoolFunction, void*) { CHECK(!"a pool whose threads may not exist is not asked"); }
+
+// Work is done once, by threads of a pool, whatever these do and whoever else works.
+void borrowed_threads(unsigned seed, int rounds, bool only_caller) {
+  for (int round = 0; round < rounds; ++round) {
+    const auto pool = round % 4 == 3 ? pool_of_one : pool_of_threads;
+    int calls = 0;
+    ThreadTeam::get().run_with(pool, kThreads, [&] {
+      ++calls;
+      loops(seed + round, 20);
+      batches(seed + round, 3);
+      ThreadTeam::get().run_with(only_caller ? no_pool : pool, kThreads, [&] { ++calls; });  // nested
+    });
+    CHECK(calls == 2);
+    bool caught = false;
+    try {
+      ThreadTeam::get().run_with(pool, kThreads, [] { throw std::runtime_error("work"); });
+    } catch (const std::runtime_error& error) {
+      caught = std::string(error.what()) == "work";
+    }
+    CHECK(caught);
+  }
+  ThreadTeam::get().run_with(no_pool, 1, [] {});
+}
+
+// Other threads than the caller's do pieces.
+void borrowed_threads_help() {
+  std::atomic<bool> helped{false};
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 100 && !helped; ++round)
+    ThreadTeam::get().run_with(pool_of_threads, 2, [&] {
+      Parallel(2, nullptr, nullptr)(20, 1, [&](std::int64_t, std::int64_t, int) {
+        std::this_thread::sleep_for(std::chrono::microseconds(500));
+        if (std::this_thread::get_id() != caller) helped = true;
+      });
+    });
+  CHECK(helped);
+}
+
+// Whoever has waited for borrowed threads works alone for a while, then with threads of the team.
+void contention() {
+  constexpr Nanoseconds kLong = 5'000'000;
+  Contention::ignored = false;
+  Contention own, borrower;
+  own.waited(kLong);
+  CHECK(own.present() && own.may_borrow());
+  borrower.borrow(true);
+  CHECK(!borrower.present() && borrower.may_borrow());
+  borrower.waited(kLong);
+  CHECK(borrower.present() && !borrower.may_borrow());
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  CHECK(!borrower.present() && !borrower.may_borrow());
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  CHECK(borrower.may_borrow());
+  Contention::ignored = true;
+}
+
+// A child makes helpers of its own.
 void forks() {
-  loops(1, 20);
+  CHECK(helped());
   for (int child = 0; child < 5; ++child) {
     const pid_t pid = fork();
     if (pid == 0) {
       alarm(20);
+      CHECK(helped());
       loops(child, 50);
       batches(child, 5);
+      ThreadTeam::get().run_with(no_pool, kThreads, [] { loops(5, 20); });
       std::_Exit(0);
     }
     int status = 0;
@@ -248,7 +353,12 @@ int main(int, char** arguments) {
   batches(0, 300);
   from_threads(4, [](int caller) { batches(caller, 100); });
   batches_of_two_callers();
+  borrowed_threads(0, 30, true);
+  from_threads(4, [](int caller) { borrowed_threads(caller, 10, false); });
+  borrowed_threads_help();
+  contention();
   failures(30);
+  pieces_after_a_failure(30);
   interruptions();
   signals();
   if (forking) forks();

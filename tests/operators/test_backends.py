@@ -44,16 +44,26 @@ def test_blocks_nest_and_end():
         assert tokenprune_kernels.build_info()["default_backend"] == "native"
 
 
-def test_the_environment_sets_the_default():
-    code = (
-        "import torch, tokenprune_kernels as t; print(t.build_info()['default_backend']); t.divprune(torch.eye(3), 1)"
-    )
-    assert python(code, TOKENPRUNE_BACKEND="native").stdout.split() == ["native"]
-    assert python(code, TOKENPRUNE_BACKEND="").stdout.split() == ["auto"]
-    refused = python(code, TOKENPRUNE_BACKEND="triton", TRITON_INTERPRET="0")
+ONE_CALL = """
+import torch, tokenprune_kernels as t
+print(t.build_info()["default_backend"])
+t.divprune(torch.eye(3), 1)
+"""
+
+
+@pytest.mark.parametrize(("name", "default"), [("native", "native"), pytest.param("", "auto", marks=pytest.mark.slow)])
+def test_the_environment_sets_the_default(name, default):
+    assert python(ONE_CALL, TOKENPRUNE_BACKEND=name).stdout.split() == [default]
+
+
+def test_a_default_that_cannot_run_says_why():
+    refused = python(ONE_CALL, TOKENPRUNE_BACKEND="triton", TRITON_INTERPRET="0")
     assert refused.stdout.split() == ["triton"]
     assert "RuntimeError: divprune: backend 'triton' cannot run on cpu tensors" in refused.stderr
-    unknown = python(code, TOKENPRUNE_BACKEND="fast")
+
+
+def test_an_unknown_default_is_named():
+    unknown = python(ONE_CALL, TOKENPRUNE_BACKEND="fast")
     assert "TOKENPRUNE_BACKEND: expected one of auto, native, triton, got 'fast'" in unknown.stderr
 
 
@@ -111,7 +121,9 @@ def test_a_missing_extension_is_reported(copied_package):
     assert "RuntimeError: divprune: backend 'native' cannot run on cpu tensors: the extension is not" in result.stderr
 
 
-@pytest.mark.parametrize("contents", [b"", b"no library"], ids=["empty", "broken"])
+@pytest.mark.parametrize(
+    "contents", [pytest.param(b"", id="empty", marks=pytest.mark.slow), pytest.param(b"no library", id="broken")]
+)
 def test_an_extension_that_cannot_be_loaded_is_reported(copied_package, contents):
     (extension,) = (copied_package / "tokenprune_kernels").glob("_C*.so")
     extension.write_bytes(contents)
@@ -131,7 +143,8 @@ def test_a_second_copy_of_the_extension_is_reported_and_leaves_the_first(copied_
     )
     result = python(code, path=copied_package)
     assert result.stdout.splitlines() == [
-        "another copy of the package has registered the compiled operators in this process",
+        "another copy of the extension has registered its operators in this process; restart Python, or build this one "
+        "with a NAMESPACE of its own",
         "[0, 1, 2]",
     ], result.stderr
     loaded_before = python(code, path=PACKAGE.parent)

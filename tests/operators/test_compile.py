@@ -36,6 +36,12 @@ def packed_arguments(method, dtype=torch.float32, layout="contiguous"):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @slow_if(lambda dtype, layout: LAYOUTS.index(layout) % len(DTYPES) != DTYPES.index(dtype))
+@slow_if(
+    lambda namespace, overload, method, layout: (
+        (LAYOUTS.index(layout) + METHODS.index(method)) % 4
+        != 2 * (namespace == "tokenprune_native") + (overload == "scores")
+    )
+)
 def test_opcheck(namespace, overload, method, dtype, layout):
     for name, given in (
         (method, dense_arguments(method, dtype, layout)),

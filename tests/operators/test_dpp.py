@@ -145,7 +145,7 @@ def test_reported_gains_are_held_to_half_the_threshold(step):
     indices, scores = python_ref.dpp(x, relevance, 5)
     eps = THRESHOLD / 2 * float(relevance.square().max())
     for error, right in ((0.9, True), (-0.9, True), (1.1, False), (-1.1, False), (math.inf, False), (math.nan, False)):
-        reported = scores.clone()
+        reported = scores.float()
         reported[step] += error * eps
         verdict = verify_trace("dpp", x, indices, relevance, scores=reported)
         assert verdict.step == (None if right else step)

@@ -19,7 +19,7 @@ from tests.support.inputs import (
     random_weight,
     with_layout,
 )
-from tests.support.slow import not_interpreted_if, slow_if_interpreted
+from tests.support.slow import not_interpreted_if, slow_if, slow_if_interpreted
 
 pytestmark = pytest.mark.kernel
 
@@ -41,7 +41,7 @@ SHAPES = [  # N, D, k
 
 
 def paired(dtype, layout):
-    """Whether the interpreter takes a dtype in a layout: contiguous rows in all, every other layout in one of them."""
+    """Whether the dtype is one that the layout is tried in first: contiguous rows in all, other layouts in one each."""
     return layout == "contiguous" or LAYOUTS.index(layout) % len(DTYPES) == DTYPES.index(dtype)
 
 
@@ -54,6 +54,7 @@ def paired(dtype, layout):
     lambda method, layout, count: layout != "contiguous" and (count != 33 or method not in ("divprune", "dpp"))
 )
 @slow_if_interpreted(lambda dtype, layout, count: layout == "contiguous" and dtype != torch.bfloat16 and count != 7)
+@slow_if(lambda dtype, layout: not paired(dtype, layout))
 @not_interpreted_if(lambda dtype, layout: not paired(dtype, layout))
 @not_interpreted_if(lambda layout, count: layout != "contiguous" and count not in (7, 33, 65))
 def test_gaussian_tokens(backend, method, dtype, layout, count, depth, k):
@@ -80,8 +81,10 @@ def test_decisive_inputs_occur_and_match_the_oracle(backend, method, dtype):
 )
 @slow_if_interpreted(lambda method, count: method == "dpp" or count != 50)
 @slow_if_interpreted(lambda method, layout: layout != "contiguous" and (method, layout) != ("divprune", "expanded"))
+@slow_if(lambda dtype, layout: not paired(dtype, layout))
 @not_interpreted_if(lambda dtype, layout: not paired(dtype, layout))
 @not_interpreted_if(lambda layout, count: layout != "contiguous" and count != 50)
+@not_interpreted_if(lambda dtype, count: dtype != torch.bfloat16 and count not in (50, 40))
 @slow_if_interpreted(lambda method, dtype: method != "mmr" and dtype != torch.bfloat16)
 def test_exact_arithmetic_inputs_match_the_oracle(backend, method, dtype, layout, count, depth, non_zeros):
     x = exact_tokens_for(method, 2, count, depth, non_zeros=non_zeros, dtype=dtype, seed=count)

@@ -8,6 +8,16 @@ import torch
 
 import python_ref
 from python_ref import published
+from tests.oracle.by_hand import (
+    BY_RUNNING_MAXIMUM,
+    LAM,
+    first_beyond,
+    leads,
+    relevance_for,
+    scores_at,
+    shortfalls,
+    weight_for,
+)
 from tests.support.inputs import (
     DTYPES,
     METHODS,
@@ -17,64 +27,9 @@ from tests.support.inputs import (
     gaussian_tokens,
     generator,
     oracle,
-    random_weight,
 )
 from tests.support.varlen import prefix_sums
 from tokenprune_kernels.verify import replay, verify_trace, verify_trace_varlen
-
-LAM = 0.3
-BY_RUNNING_MAXIMUM = ("divprune", "mmr", "idpruner")  # whose scores are restated here; test_dpp.py has the DPP's
-
-
-def weight_for(method, *shape, seed=0):
-    return None if method == "divprune" else random_weight(*shape, seed=seed)
-
-
-def relevance_for(method, weight):
-    if method == "divprune":
-        return None
-    relevance = (
-        weight if method == "mmr" else python_ref.relevance_of(weight, torch.ones(len(weight), dtype=torch.bool))
-    )
-    return relevance.tolist()
-
-
-def cosine(a, b):
-    return math.fsum(p * q for p, q in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
-
-
-def scores_at(rows, selected, relevance=None, lam=LAM):
-    """The score of every unselected row, in Python floats."""
-    scores = {}
-    for i in set(range(len(rows))) - set(selected):
-        if relevance is not None and not selected:
-            scores[i] = relevance[i]
-            continue
-        nearest = max(cosine(rows[i], rows[j]) for j in selected or range(len(rows)) if j != i)
-        scores[i] = 1 - nearest if relevance is None else lam * relevance[i] - (1 - lam) * nearest
-    return scores
-
-
-def shortfalls(rows, picks, relevance=None, lam=LAM):
-    """By how much each pick falls short of the best score at its step."""
-    amounts = []
-    for step, pick in enumerate(picks):
-        scores = scores_at(rows, picks[:step], relevance, lam)
-        amounts.append(max(scores.values()) - scores[pick])
-    return amounts
-
-
-def leads(rows, picks, relevance=None, lam=LAM):
-    """By how much the best score beats the runner-up at each step."""
-    amounts = []
-    for step in range(len(picks)):
-        best, *others = sorted(scores_at(rows, picks[:step], relevance, lam).values(), reverse=True)
-        amounts.append(best - others[0] if others else math.inf)
-    return amounts
-
-
-def first_beyond(amounts, tolerance=2e-5):
-    return next((step for step, amount in enumerate(amounts) if amount > tolerance), None)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,7 +38,7 @@ def first_beyond(amounts, tolerance=2e-5):
 def test_the_oracle_is_right(method, dtype, leading):
     x, weight = gaussian_tokens(*leading, 40, 9, dtype=dtype), weight_for(method, *leading, 40)
     indices, scores = oracle(method, x, weight, 40, LAM)
-    verdict = verify_trace(method, x, indices, weight, LAM, scores, k=40)
+    verdict = verify_trace(method, x, indices, weight, LAM, scores.float(), k=40)
     assert verdict
     assert (verdict.step, verdict.reason) == (None, "")
     assert verdict.shortfall <= 1e-12
@@ -97,7 +52,7 @@ def test_the_oracle_is_right_on_ties_and_non_finite_rows(method):
     weight[[8, 9]] = torch.tensor([torch.nan, -torch.inf])
     weight = None if method == "divprune" else weight
     indices, scores = oracle(method, x, weight, 50)
-    verdict = verify_trace(method, x, indices, weight, scores=scores)
+    verdict = verify_trace(method, x, indices, weight, scores=scores.float())
     assert verdict
     assert verdict.shortfall == 0.0
     assert not verdict.decisive
@@ -107,7 +62,7 @@ def test_the_oracle_is_right_on_ties_and_non_finite_rows(method):
 def test_the_oracle_is_right_on_rows_of_any_norm(method):
     x, weight = gaussian_tokens(34, 9) * 10.0 ** torch.arange(-17, 17).unsqueeze(-1), weight_for(method, 34)
     indices, scores = oracle(method, x, weight, 34, LAM)
-    verdict = verify_trace(method, x, indices, weight, LAM, scores)
+    verdict = verify_trace(method, x, indices, weight, LAM, scores.float())
     assert verdict
     assert verdict.shortfall <= 1e-12
 
@@ -244,114 +199,6 @@ def test_the_only_finite_row_comes_first():
     assert verify_trace("divprune", x, torch.tensor([0, 1, 2])).step == 0
 
 
-@pytest.mark.parametrize("method", BY_RUNNING_MAXIMUM)
-@pytest.mark.parametrize("step", [0, 3])
-def test_reported_scores_are_held_to_eps(method, step):
-    x, weight = gaussian_tokens(10, 4), weight_for(method, 10)
-    indices, scores = oracle(method, x, weight, 5, LAM)
-    for error in (0.9e-5, -0.9e-5):
-        reported = scores.clone()
-        reported[step] += error
-        assert verify_trace(method, x, indices, weight, LAM, reported)
-    for error in (1.1e-5, -1.1e-5, math.inf, -math.inf, math.nan):
-        reported = scores.clone()
-        reported[step] += error
-        verdict = verify_trace(method, x, indices, weight, LAM, reported)
-        assert verdict.step == step
-        assert "is reported with score" in verdict.reason
-        assert verdict.tolerance == 1e-5
-        assert verdict.shortfall == pytest.approx(abs(error), rel=1e-6, nan_ok=True)
-
-
-def test_reported_scores_without_a_finite_value_are_held_to_it():
-    x = torch.tensor([[1.0, 1.0], [torch.nan, 1.0]])
-    for scores, step in [([math.inf, -math.inf], None), ([2.0, -math.inf], 0), ([math.inf, 0.0], 1)]:
-        assert verify_trace("divprune", x, torch.tensor([0, 1]), scores=torch.tensor(scores)).step == step
-
-
-@pytest.mark.parametrize("largest", [0.25, 1.0, 1000.0, -1000.0])
-@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
-def test_tolerance_of_the_first_pick_follows_the_largest_relevance(largest, lam):
-    tolerance = 2e-5 * max(1.0, abs(largest))
-    for share, right in ((0.9, True), (1.1, False)):
-        relevance = torch.tensor([largest, largest - share * tolerance], dtype=torch.float64)
-        verdict = verify_trace("mmr", torch.eye(2), torch.tensor([1]), relevance, lam)
-        assert bool(verdict) == right
-        assert verdict.shortfall == pytest.approx(share * tolerance, rel=0.02)
-        assert verdict.tolerance == pytest.approx(tolerance, rel=1e-3)
-
-
-@pytest.mark.parametrize("largest", [0.25, 1.0, 1000.0])
-@pytest.mark.parametrize("lam", [0.25, 1.0])
-def test_tolerance_of_the_later_picks_follows_lam_times_the_largest_relevance(largest, lam):
-    tolerance = 2e-5 * max(1.0, lam * largest)
-    for share, right in ((0.9, True), (1.1, False)):
-        second = largest / 2
-        relevance = torch.tensor([largest, second, second - share * tolerance / lam], dtype=torch.float64)
-        verdict = verify_trace("mmr", torch.eye(3), torch.tensor([0, 2]), relevance, lam)
-        assert verdict.step == (None if right else 1)
-        assert verdict.shortfall == pytest.approx(share * tolerance, rel=0.02)
-        if not right:
-            assert verdict.tolerance == pytest.approx(tolerance, rel=1e-6)
-
-
-def test_tolerance_ignores_the_relevance_of_non_finite_rows():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, 0.0]])
-    verdict = verify_trace("mmr", x, torch.tensor([1]), torch.tensor([1.0, 0.9, 1e6]))
-    assert (verdict.step, verdict.tolerance) == (0, 2e-5)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("last", "right"), [(1.03125, True), (1.0625, False), (1.125, False)])
-def test_tolerance_does_not_follow_the_dtype(dtype, last, right):
-    x = torch.ones(3, 64, dtype=dtype)
-    x[0] *= -1
-    x[2, -1] = last
-    # Row 1 is opposite to row 0, and row 2 nearly so: by more than float32 resolves and less than bfloat16 does.
-    shortfall = 1 + cosine(x[0].tolist(), x[2].tolist())
-    assert 1e-6 < shortfall < 2**-9
-    verdict = verify_trace("divprune", x, torch.tensor([0, 2]))
-    assert bool(verdict) == right == (shortfall <= 2e-5)
-    assert verdict.shortfall == pytest.approx(shortfall, abs=1e-12)
-    assert verdict.tolerance == 2e-5
-
-
-@pytest.mark.parametrize("weight_dtype", [torch.float16, torch.bfloat16])
-def test_weights_are_replayed_as_float32(weight_dtype):
-    x, weight = gaussian_tokens(20, 4), random_weight(20).to(weight_dtype)
-    for method in ("mmr", "idpruner"):
-        indices, scores = oracle(method, x, weight, 20)
-        assert verify_trace(method, x, indices, weight.float(), scores=scores)
-        assert verify_trace(method, x, indices, weight, scores=scores)
-
-
-@pytest.mark.parametrize(("lead", "decisive"), [(3.9e-5, False), (4.1e-5, True)])
-@pytest.mark.parametrize("largest", [1.0, 64.0])
-def test_decisive_means_a_lead_of_four_eps_at_every_step(lead, decisive, largest):
-    eye, order = torch.eye(3), torch.tensor([0, 1, 2])
-    first = torch.tensor([largest, largest * (1 - lead), 0.0], dtype=torch.float64)
-    assert verify_trace("mmr", eye, order, first).decisive == decisive
-    # At lam = 1/2 half of a difference in relevance counts, and half of the largest relevance.
-    scale = max(1.0, largest / 2)
-    later = torch.tensor([largest, largest / 2, largest / 2 - 2 * lead * scale], dtype=torch.float64)
-    assert verify_trace("mmr", eye, order, later).decisive == decisive
-    # Before the close step, the verdict is decisive in either case.
-    assert verify_trace("mmr", eye, order[:1], later).decisive
-
-
-def test_steps_without_a_choice_are_decisive():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, 0.0], [torch.nan, 0.0]])
-    assert verify_trace("mmr", x, torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 0.0, 0.0, 0.0])).decisive
-    assert verify_trace("divprune", x, torch.empty(0, dtype=torch.int64)).decisive
-
-
-def test_a_batch_is_decisive_when_every_item_is():
-    relevance = torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [3.0, 1.0, 1.0]])
-    x, picks = torch.eye(3).expand(3, 3, 3), torch.tensor([[0, 1, 2], [0, 2, 1], [0, 1, 2]])
-    assert verify_trace("mmr", x[:2], picks[:2], relevance[:2]).decisive
-    assert not verify_trace("mmr", x, picks, relevance).decisive
-
-
 def test_a_wrong_item_of_a_batch_is_named():
     x = gaussian_tokens(2, 3, 8, 4)
     indices = python_ref.divprune(x, 8)[0]
@@ -408,10 +255,13 @@ def test_the_form_of_a_result_is_checked():
         ({"indices": indices[:1]}, "expected indices of shape [2, 3], got [1, 3]"),
         ({"indices": indices.repeat(2, 1)}, "expected indices of shape [2, 3], got [4, 3]"),
         ({"indices": indices, "scores": scores[:, :2]}, "expected scores of shape [2, 3], got [2, 2]"),
-        ({"indices": indices.int()}, "expected int64 indices, got torch.int32"),
+        ({"indices": indices.int()}, "expected indices of torch.int64, got torch.int32"),
+        ({"indices": indices, "scores": scores}, "expected scores of torch.float32, got torch.float64"),
     ]:
         verdict = verify_trace("divprune", x, **given)
         assert (verdict.step, verdict.reason, verdict.shortfall) == (0, reason, math.inf)
+    verdict = verify_trace("divprune", x[0], indices[0, 0])
+    assert (verdict.step, verdict.reason) == (0, "expected indices of at least one dimension, got a single number")
 
 
 def test_what_cannot_be_judged_is_refused():
@@ -426,6 +276,12 @@ def test_what_cannot_be_judged_is_refused():
             verify_trace(method, x, picks, weight)
         with pytest.raises(ValueError, match=message):
             verify_trace_varlen(method, x, picks, sums, sums, weight)
+    for lam, text in ((-0.1, "-0.1"), (1.5, "1.5"), (math.nan, "nan")):
+        message = rf"^expected lam to be in \[0, 1\], got {text}$"
+        with pytest.raises(ValueError, match=message):
+            verify_trace("mmr", x, picks, torch.ones(2), lam)
+        with pytest.raises(ValueError, match=message):
+            verify_trace_varlen("mmr", x, picks, sums, sums, torch.ones(2), lam)
     with pytest.raises(ValueError, match="expected cu_k to rise from 0 to at most 1"):
         verify_trace_varlen("divprune", x, picks, sums, sums, total_k=1)
     with pytest.raises(ValueError, match="expected cu_seqlens to rise from 0 to at most 2"):

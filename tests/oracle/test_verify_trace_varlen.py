@@ -31,7 +31,7 @@ def packed(request):
         "cu_k": prefix_sums(*KEPT),
         "weight": weight,
         "lam": LAM,
-        "scores": scores,
+        "scores": scores.float(),
         "total_k": sum(KEPT) + SPARE,
     }
 

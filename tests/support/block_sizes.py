@@ -20,6 +20,7 @@ class BlockSizes(NamedTuple):
     outlier_block: int = 0
     pruned_chunk: int = 0
     signature_after: int = 0
+    grouped_rows: int = 0
 
 
 # With a frontier of one row, the selection is the plain lazy greedy loop.

@@ -33,7 +33,7 @@ W = torch.ones(16)
         ({"k": 3, "method": "fastv"}, ValueError, "method to be one of divprune, mmr, idpruner, dpp, got 'fastv'"),
         ({"k": 3, "method": "idpruner"}, ValueError, "importance to be a tensor with method 'idpruner', got None"),
         ({"k": 3, "method": "dpp"}, ValueError, "relevance to be a tensor with method 'dpp', got None"),
-        ({"k": 3, "method": "dpp", "relevance": -W}, ValueError, "relevance to be at least 0, got -1"),
+        ({"k": 3, "method": "dpp", "relevance": -W}, ValueError, "relevance to be at least 0 with method 'dpp', got "),
         (
             {"k": 3, "method": "dpp", "relevance": W, "lam": 0.5},
             ValueError,

@@ -184,18 +184,3 @@ def test_calls_may_share_pruned_inputs(family):
     for options in ({"num_beams": 3}, {}):
         assert torch.equal(model.generate(**pruned, **GREEDY, **options), model.generate(**pruned, **GREEDY, **options))
     assert torch.equal(model.generate(**pruned, **GREEDY), model.generate(**dict(pruned), **GREEDY))
-
-
-def test_a_cache_filled_by_a_shortened_prompt_is_refused():
-    model, inputs = model_of("llava"), batch("llava", "ttItt")
-    with enable_pruning(model, **PRUNING):
-        result = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
-        cache = result.past_key_values
-        message = (
-            rf"expected an empty cache for a prompt with .* got past_key_values of {cache.get_seq_length()} tokens"
-        )
-        for call in (model, model.generate):
-            with pytest.raises(ValueError, match=message):
-                call(**inputs, past_key_values=cache)
-        with pytest.raises(ValueError, match=message):
-            model.generate(result.sequences, past_key_values=cache)

@@ -146,3 +146,30 @@ def test_a_prompt_without_text_has_no_similarity_to_it():
     model, inputs = model_of("llava"), batch("llava", "I", "ttI")
     pruned = prune_inputs(model, inputs, k=3, method="idpruner", importance="text")
     assert ((pruned["input_ids"] == IMAGE).sum(1) == 3).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_relevance_for_the_dpp_is_scaled_to_one_for_each_item(family):
+    rows = ("tItIt", "tttI")
+    model, inputs = model_of(family), batch(family, *rows)
+    pruned = prune_inputs(model, inputs, method="dpp", keep_ratio=0.3, relevance="text")
+    expected = []
+    for number, item in enumerate(own_features(family, *rows)):
+        ids = inputs["input_ids"][0 if number < 2 else 1]
+        shown = ids[(ids != IMAGE) & (inputs["attention_mask"][0 if number < 2 else 1] != 0)]
+        mean = model.get_input_embeddings()(shown).mean(0, keepdim=True).detach()
+        similarity = F.cosine_similarity(item.tokens.detach(), mean)
+        relevance = (similarity - similarity.min() + 1e-6) / (similarity.max() - similarity.min() + 1e-6)
+        kept = python_ref.dpp(item.tokens.detach(), relevance, share(0.3, item.tokens))[0]
+        expected.append(item.tokens.detach()[kept.sort().values])
+    assert_injected(pruned, expected, images_in(rows))
+
+
+def test_other_signed_weights_are_refused_for_the_dpp_in_the_name_of_the_function():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    message = "^prune_inputs: expected relevance to be at least 0 with method 'dpp', got "
+    for signed in (lambda tokens: tokens[:, 0], torch.linspace(-1, 1, 16), VisionSelectorScorer(32, 8)):
+        with pytest.raises(ValueError, match=message):
+            prune_inputs(model, inputs, method="dpp", k=4, relevance=signed)
+    with pytest.raises(ValueError, match=message + "VisionSelectorScorer, whose scores are signed$"):
+        prune_inputs(model, {}, method="dpp", k=4, relevance=VisionSelectorScorer(32, 8))

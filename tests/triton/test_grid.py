@@ -218,13 +218,13 @@ def test_the_search_for_the_first_pick_widens(backend, monkeypatch):
 
 
 def test_programs_that_do_not_wait_are_found_out(backend, interleaved, monkeypatch):
-    x, weight = given("gaussian", 140)
+    x, weight = given("gaussian", 70)
     with runtime.settings(form="lazy_greedy", max_candidates=4):
-        expected = ops.mmr(x, weight, 12)
+        expected = ops.mmr(x, weight, 6)
         monkeypatch.setattr(kernels.lazy_greedy, "grid_barrier", interpreter.InterpretedFunction(_go_on))
         interleaved(4, seed=1)
         try:
-            result = ops.mmr(x, weight, 12)
+            result = ops.mmr(x, weight, 6)
         except interpreter.InterpreterError:
             return
         assert not torch.equal(result, expected)

@@ -5,7 +5,7 @@ analyse``. Needs the ``[analyse]`` extra.
 """
 
 from .frontier import Comparison, compare
-from .report import make_directory, table, write_report
+from .report import append_measurement, start_measurements, table, write_report
 from .samples import Sample, from_features, from_picture, load_vision_tower
 from .selections import Measurement, measure, steps
 
@@ -13,12 +13,13 @@ __all__ = [
     "Comparison",
     "Measurement",
     "Sample",
+    "append_measurement",
     "compare",
     "from_features",
     "from_picture",
     "load_vision_tower",
-    "make_directory",
     "measure",
+    "start_measurements",
     "steps",
     "table",
     "write_report",

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 PATCH = 14
 DIMENSIONS = 1024
 
+# How much of a picture is worked on at a time, so that memory beside picture and tokens stays bounded.
+_BLOCK_PATCHES = 4096
+_BLOCK_LINES = 512
+
 _SEED = 0
 _MEAN = 0.5
 _STANDARD_DEVIATION = 0.25
@@ -30,11 +34,12 @@ _DIMMED_WHITE = (84.0, 88.0, 97.0)
 _OUTLINE = (236, 238, 242)
 
 
-def open_picture(path: str | os.PathLike[str]) -> Image:
+def open_picture(path: str | os.PathLike[str], longest_side: int | None = None) -> Image:
     """Reads a picture file, upright.
 
     Args:
         path: a file of any format that Pillow reads.
+        longest_side: how many pixels the longer side may have; a larger picture is scaled down. None leaves all.
 
     Returns:
         The picture in RGB mode.
@@ -48,11 +53,15 @@ def open_picture(path: str | os.PathLike[str]) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a broken file is one error, without the warnings before it
             with images.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {picture.mode}: more than 8 bits per channel")  # RGB would cut them off
-                return operations.exif_transpose(picture).convert("RGB")
+                # Pillow would cut them off, in colour already while it decodes.
+                if picture.mode.startswith(("I", "F")) or any(";16" in str(tile) for tile in picture.tile):
+                    raise ValueError(f"mode {picture.mode}: more than 8 bits per channel")
+                upright = operations.exif_transpose(picture).convert("RGB")
     except Exception as error:  # decoders raise errors of many kinds on broken files
         raise ValueError(f"picture: expected a readable picture file, got {str(path)!r} ({_reason(error)})") from error
+    if longest_side is not None:
+        upright.thumbnail((longest_side, longest_side))
+    return upright
 
 
 def save_picture(picture: Image, path: str | os.PathLike[str]) -> None:
@@ -100,9 +109,16 @@ def patch_tokens(picture: Image, dimensions: int = DIMENSIONS, dtype: torch.dtyp
         ValueError: for a picture that is smaller than one patch.
         ImportError: without numpy.
     """
-    normalised = (torch.from_numpy(_patches(picture)).double() / 255.0 - _MEAN) / _STANDARD_DEVIATION
-    # In float64, the order in which a matrix product sums does not reach the bfloat16 result.
-    return (normalised @ _embedding(dimensions)).to(dtype)
+    rows, columns = patch_grid(picture)
+    pixels, embedding = _whole_patches(picture), _embedding(dimensions)
+    tokens = torch.empty(rows * columns, dimensions, dtype=dtype, device="cpu")
+    for begin in range(0, rows, step := max(1, _BLOCK_PATCHES // columns)):
+        end = min(rows, begin + step)
+        patches = torch.from_numpy(_patches(pixels[begin * PATCH : end * PATCH]))
+        normalised = (patches.double() / 255.0 - _MEAN) / _STANDARD_DEVIATION
+        # In float64, the order in which a matrix product sums does not reach the bfloat16 result.
+        tokens[begin * columns : end * columns] = (normalised @ embedding).to(dtype)
+    return tokens
 
 
 def draw_kept(picture: Image, kept: Tensor) -> Image:
@@ -127,11 +143,15 @@ def draw_kept(picture: Image, kept: Tensor) -> Image:
     chosen = numpy.zeros(rows * columns, dtype=bool)
     chosen[kept.cpu().numpy()] = True
     chosen = chosen.reshape(rows, columns).repeat(PATCH, axis=0).repeat(PATCH, axis=1)
-    pixels = _whole_patches(picture)
-    brightness = (pixels @ numpy.array(_LUMINANCE) / 255.0)[..., None]
-    dimmed = _DIMMED_BLACK + brightness * numpy.subtract(_DIMMED_WHITE, _DIMMED_BLACK)
-    dimmed[_touching(chosen)] = _OUTLINE
-    return images.fromarray(numpy.where(chosen[..., None], pixels, dimmed.round()).astype(numpy.uint8))
+    pixels = _whole_patches(picture).copy()
+    outline = _touching(chosen)
+    for begin in range(0, len(pixels), _BLOCK_LINES):
+        lines = slice(begin, begin + _BLOCK_LINES)
+        brightness = (pixels[lines] @ numpy.array(_LUMINANCE) / 255.0)[..., None]
+        dimmed = _DIMMED_BLACK + brightness * numpy.subtract(_DIMMED_WHITE, _DIMMED_BLACK)
+        dimmed[outline[lines]] = _OUTLINE
+        pixels[lines] = numpy.where(chosen[lines][..., None], pixels[lines], dimmed.round()).astype(numpy.uint8)
+    return images.fromarray(pixels)
 
 
 def _needed(module: str) -> Any:
@@ -157,18 +177,18 @@ def _whole_patches(picture: Image) -> Any:
     return _needed("numpy").array(picture)[: rows * PATCH, : columns * PATCH]
 
 
-def _patches(picture: Image) -> Any:
-    """The pixels of each patch, uint8 ``[N, 14 * 14 * 3]``."""
-    rows, columns = patch_grid(picture)
-    pixels = _whole_patches(picture).reshape(rows, PATCH, columns, PATCH, 3)
+def _patches(pixels: Any) -> Any:
+    """The pixels of each patch, uint8 ``[N, 14 * 14 * 3]``, of whole patches ``[14 * rows, 14 * columns, 3]``."""
+    rows, columns = pixels.shape[0] // PATCH, pixels.shape[1] // PATCH
+    pixels = pixels.reshape(rows, PATCH, columns, PATCH, 3)
     return pixels.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
 
 
 def _embedding(dimensions: int) -> Tensor:
     """The seeded matrix, float64 ``[14 * 14 * 3, D]``, scaled to keep the size of normalised pixels."""
     pixels = PATCH * PATCH * 3
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(pixels, dimensions, generator=generator, dtype=torch.float64) / pixels**0.5
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    return torch.randn(pixels, dimensions, generator=generator, dtype=torch.float64, device="cpu") / pixels**0.5
 
 
 def _touching(chosen: Any) -> Any:

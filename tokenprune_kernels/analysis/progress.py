@@ -1,18 +1,22 @@
-"""A progress bar on a terminal."""
+"""A progress bar on a terminal, and lines elsewhere, of what takes longer than two seconds."""
 
 from __future__ import annotations
 
 import sys
+from time import perf_counter
 from types import TracebackType
 from typing import TextIO
 
 _WIDTH = 30
+_PATIENCE = 2.0  # seconds
+_PAUSE = 10.0
 
 
 class Progress:
     """Counts steps: ``with Progress(10) as progress: progress.step("what is done next")``.
 
-    Where there is no terminal it is silent, or prints each step on a line of its own if ``lines`` is set.
+    It is silent for two seconds. Then it draws a bar on a terminal; elsewhere it prints a line for a step, at most one
+    in ten seconds. ``lines`` prints a line for each step.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None, *, lines: bool = False) -> None:
@@ -21,6 +25,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._longest = 0
         self._lines = lines
+        self._next = perf_counter() + _PATIENCE  # when something is shown
 
     def step(self, what: str) -> None:
         """Says what is done next, after as many steps as there were calls before."""
@@ -28,9 +33,12 @@ class Progress:
         self._done += 1
 
     def _draw(self, what: str) -> None:
-        if not self._stream.isatty():
-            if self._lines:
-                print(f"{self._done + 1}/{self._total} {what}", file=self._stream, flush=True)
+        terminal, now = self._stream.isatty(), perf_counter()
+        if now < self._next and (terminal or not self._lines):
+            return
+        if not terminal:
+            self._next = now + _PAUSE
+            print(f"{self._done + 1}/{self._total} {what}", file=self._stream, flush=True)
             return
         filled = _WIDTH * self._done // max(1, self._total)
         line = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {self._done}/{self._total} {what}"
@@ -44,6 +52,6 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream.isatty():
+        if self._longest:
             self._stream.write(f"\r{' ' * self._longest}\r")
             self._stream.flush()

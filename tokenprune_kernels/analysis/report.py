@@ -31,14 +31,33 @@ _HEADINGS = (
 )
 
 
-def make_directory(out: Path) -> None:
-    """Makes the report's directory.
+def start_measurements(out: Path) -> None:
+    """Writes the heading of ``measurements.csv`` into a directory, which it makes.
 
     Raises:
-        ValueError: if it cannot be made.
+        ValueError: if the directory cannot be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(_not_writable(out, error)) from error
+    _write(out, "w", _COLUMNS)
+
+
+def append_measurement(measurement: Measurement, out: Path) -> None:
+    """Adds a line to ``measurements.csv``, so that an analysis that is stopped leaves what it has measured.
+
+    Raises:
+        ValueError: if the directory cannot be written to.
+    """
+    values = (getattr(measurement, name) for name in _COLUMNS)
+    _write(out, "a", ["" if value is None else value for value in values])
+
+
+def _write(out: Path, mode: str, cells: Sequence[object]) -> None:
+    try:
+        with (out / "measurements.csv").open(mode, newline="") as file:
+            csv.writer(file).writerow(cells)
     except OSError as error:
         raise ValueError(_not_writable(out, error)) from error
 
@@ -53,15 +72,11 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
         ValueError: if the directory cannot be written to.
         ImportError: without matplotlib.
     """
-    make_directory(out)
+    start_measurements(out)
+    for each in measurements:
+        append_measurement(each, out)
+    written = [out / "measurements.csv"]
     try:
-        written = [out / "measurements.csv"]
-        with written[0].open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            for each in measurements:
-                values = (getattr(each, name) for name in _COLUMNS)
-                writer.writerow("" if value is None else value for value in values)
         for name, draw in _FIGURES.items():
             figure = draw(samples, measurements)
             if figure is None:

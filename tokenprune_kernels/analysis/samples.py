@@ -50,13 +50,17 @@ class Sample:
         return self.x.double()
 
 
-def from_picture(path: str | os.PathLike[str]) -> Sample:
+def from_picture(path: str | os.PathLike[str], longest_side: int | None = None) -> Sample:
     """Makes a sample of a picture's 14 x 14 patches, embedded by a seeded linear map, with the norm as importance.
+
+    Args:
+        path: a picture file.
+        longest_side: how many pixels the longer side may have; a larger picture is scaled down.
 
     Raises:
         ValueError: for a file that is not a picture, or smaller than a patch.
     """
-    picture = pictures.open_picture(path)
+    picture = pictures.open_picture(path, longest_side)
     x, (rows, columns) = pictures.patch_tokens(picture), pictures.patch_grid(picture)
     drawn = picture.crop((0, 0, pictures.PATCH * columns, pictures.PATCH * rows))
     return Sample(Path(path).stem, x, importance.norm(x), "norm", (rows, columns), drawn)
@@ -94,6 +98,8 @@ def from_features(
         raise ValueError(f"features: expected float16, bfloat16 or float32, got {features.dtype}")
     if not features.isfinite().all():
         raise ValueError("features: expected finite values, got NaN or infinity")
+    if not importance.norm(features).isfinite().all():
+        raise ValueError("features: expected values whose norms are finite in float32, got larger ones")
     items, count = features.shape[:2]
     weights = _importance(tensors.get("importance"), items, count)
     grid = _grid(tensors.get("grid"), count)

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from ..registration import complete
+
 _PATH = Path(__file__).parent.parent / "_C.abi3.so"
 _REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in the source tree"
 
@@ -30,7 +32,10 @@ def _load() -> tuple[str, str]:
         library.tokenprune_namespace.restype = ctypes.c_char_p
         namespace = library.tokenprune_namespace()
         if namespace is None:
-            return "", "another copy of the package has registered the compiled operators in this process"
+            return "", (
+                "another copy of the extension has registered its operators in this process; restart Python, or build "
+                "this one with a NAMESPACE of its own"
+            )
         getattr(torch.ops, namespace.decode())._build_info()
         _hand_over_python(library)
     except (AttributeError, OSError, RuntimeError, ValueError) as error:
@@ -52,7 +57,6 @@ def _hand_over_python(library: ctypes.CDLL) -> None:
 
 
 _namespace, _reason = _load()
-_autograd = torch.library.Library(_namespace, "IMPL", "Autograd") if _namespace else None
 
 
 def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> None:
@@ -61,17 +65,14 @@ def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> 
     Makes the whole backend unavailable where they differ: the extension is then of another version of the package.
     """
     global _namespace, _reason
-    if not _namespace or _autograd is None:
+    if not _namespace:
         return
     try:
         compiled = str(_overload(name, overload)._schema)
     except AttributeError:
         compiled = ""
     if compiled == f"{_namespace}::{schema}":
-        qualified = compiled.partition("(")[0]
-        torch.library.register_fake(qualified, fake)
-        # Selections have no gradient. The stable interface cannot say so.
-        _autograd.impl(qualified.partition("::")[2], torch.library.fallthrough_kernel)
+        complete(compiled.partition("(")[0], fake)
     else:
         _namespace, _reason = "", f"the extension declares {schema.partition('(')[0]} otherwise; rebuild it"
 
@@ -92,9 +93,11 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
         try:
             return compiled(*arguments)
         except RuntimeError as error:
-            if error.__cause__ is None:
-                raise
-            raise error.__cause__ from None  # what a signal handler has raised, KeyboardInterrupt above all
+            if error.__cause__ is not None:  # what a signal handler has raised, KeyboardInterrupt above all
+                raise error.__cause__ from None
+            if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
+                raise ValueError(str(error)) from None
+            raise
 
     return call
 

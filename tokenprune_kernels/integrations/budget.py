@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from ..arguments import exact_integer
 from ..calls import kept_count
 
 Budget = int | float | Sequence[int] | Sequence[float]
@@ -45,7 +44,7 @@ def budgets(name: str, counts: list[int], k: Any, keep_ratio: Any) -> list[int]:
 
 def _numbers(budget: Any) -> list[Any] | None:
     """The numbers of a budget that has one for each segment; None for a single number."""
-    if isinstance(budget, Tensor):
+    if hasattr(budget, "tolist"):  # of tensors and of numpy's arrays and numbers
         budget = budget.tolist()
     return list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else None
 
@@ -63,8 +62,7 @@ def _each(name: str, argument: str, budget: Any, counts: list[int]) -> list[Any]
 
 
 def _at_most(name: str, k: Any, count: int) -> int:
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"{name}: expected k to be an integer, got {k!r}")
+    k = exact_integer(name, "k", k)
     if k < 1:
         raise ValueError(f"{name}: expected k to be at least 1, got {k}")
     return min(k, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -10,11 +9,12 @@ def class_token_attention(queries: Tensor, keys: Tensor, heads: int, scale: floa
     """Returns the attention of the first token to all, averaged over the heads, float32 ``[tiles, tokens]``.
 
     Args:
-        queries: of one layer, ``[tiles, tokens, heads * d]``.
-        keys: likewise.
+        queries: of one layer, the class token's first, ``[tiles, 1 or more, heads * d]``.
+        keys: of all tokens, ``[tiles, tokens, heads * d]``.
         heads: how many there are.
         scale: what products of a query and a key are multiplied by.
     """
-    first, every = (each.float().unflatten(-1, (heads, -1)) for each in (queries[:, 0], keys))
-    logits = torch.einsum("thd,tnhd->thn", first, every) * scale
-    return logits.softmax(-1).mean(1)
+    first, every = (states.float().unflatten(-1, (heads, -1)) for states in (queries[:, :1], keys))
+    # A matrix product would take the precision of autocast, or TF32.
+    logits = (first * every).sum(-1) * scale  # [tiles, tokens, heads]
+    return logits.softmax(1).mean(-1)

@@ -7,6 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ..declaration import NAMESPACE
 from ..methods import METHODS
 
 
@@ -26,7 +27,7 @@ def select_rows(
     Returns:
         The row numbers in x, int64 ``[sum of kept_counts]``, segment by segment in selection order.
     """
-    operator = getattr(torch.ops.tokenprune, f"{method}_varlen")
+    operator = getattr(getattr(torch.ops, NAMESPACE), f"{method}_varlen")
     cu_seqlens, cu_k = _prefix_sums(counts, x.device), _prefix_sums(kept_counts, x.device)
     budget = (cu_seqlens, cu_k, sum(kept_counts), max(counts))
     return operator(*METHODS[method].arguments(x, weight, budget, 0.5 if lam is None else lam))

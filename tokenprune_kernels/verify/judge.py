@@ -38,7 +38,10 @@ def verify_trace(
         The verdict on the first wrong item, or on the whole batch when all items are correct.
 
     Raises:
-        ValueError: for an unknown method, or a weight that is missing or that the method does not have.
+        ValueError: for an unknown method, a lam outside [0, 1], or a weight that is missing or that the method does
+            not have.
+
+    A result of the wrong shape or dtype is a wrong selection: the verdict says so, and nothing is raised.
 
     DivPrune's first pick compares all pairs in float64 up to 16,384 rows. Above, a float32 pass finds the rows within
     1e-4 of the best, and float64 decides among these. Each other pick takes O(N D) operations, of the DPP O(N (D + k)).
@@ -54,12 +57,12 @@ def verify_trace(
         >>> verdict.step, verdict.reason
         (2, 'row 3 is picked where row 2 is better')
     """
-    _check_method(method, weight)
+    _check_method(method, weight, lam)
     wrong = _wrong_form(indices, scores, [*x.shape[:-2], *(indices.shape[-1:] if k is None else [k])])
     if wrong is not None:
         return wrong
     verdicts = []
-    for position in torch.ones(x.shape[:-2]).nonzero().tolist():
+    for position in torch.ones(x.shape[:-2], device="cpu").nonzero().tolist():
         item = tuple(position)
         replay = _replay(method, x[item], None if weight is None else weight[item], lam, item)
         verdict = replay.run(indices[item], None if scores is None else scores[item])
@@ -100,8 +103,8 @@ def verify_trace_varlen(
         The verdict on the first wrong segment, or on all when they are correct.
 
     Raises:
-        ValueError: for an unknown method, a weight that is missing or that the method does not have, or prefix sums
-            that break the contract.
+        ValueError: for an unknown method, a lam outside [0, 1], a weight that is missing or that the method does not
+            have, or prefix sums that break the contract.
 
     Costs what ``verify_trace`` costs for each segment.
 
@@ -114,7 +117,7 @@ def verify_trace_varlen(
         >>> verify_trace_varlen("divprune", x, torch.tensor([0, 1]), sums, torch.tensor([0, 1, 2])).reason
         'index 1 is not in [2, 5)'
     """
-    _check_method(method, weight)
+    _check_method(method, weight, lam)
     used = int(cu_k[-1])
     total_k = used if total_k is None else total_k
     all_segments = segments(cu_seqlens, cu_k, len(x), total_k)
@@ -135,19 +138,25 @@ def verify_trace_varlen(
     return all_correct(verdicts)
 
 
-def _check_method(method: str, weight: Tensor | None) -> None:
+def _check_method(method: str, weight: Tensor | None, lam: float) -> None:
     if method not in _METHODS:
         raise ValueError(f"expected method to be divprune, mmr, idpruner or dpp, got {method!r}")
     if (weight is None) != (method == "divprune"):
         raise ValueError(f"expected a weight with mmr, idpruner and dpp only, got method {method!r}")
+    if not 0.0 <= lam <= 1.0:
+        raise ValueError(f"expected lam to be in [0, 1], got {lam:.12g}")
 
 
 def _wrong_form(indices: Tensor, scores: Tensor | None, shape: list[int]) -> Verdict | None:
     """Returns the verdict on a result of the wrong shape or dtype; None when both are right."""
-    for name, tensor in (("indices", indices), ("scores", scores)):
+    if indices.dim() == 0:
+        return inexcusable(0, "expected indices of at least one dimension, got a single number")
+    for name, tensor, dtype in (("indices", indices, torch.int64), ("scores", scores, torch.float32)):
         if tensor is not None and list(tensor.shape) != shape:
             return inexcusable(0, f"expected {name} of shape {shape}, got {list(tensor.shape)}")
-    return None if indices.dtype == torch.int64 else inexcusable(0, f"expected int64 indices, got {indices.dtype}")
+        if tensor is not None and tensor.dtype != dtype:
+            return inexcusable(0, f"expected {name} of {dtype}, got {tensor.dtype}")
+    return None
 
 
 def _replay(

@@ -56,8 +56,8 @@ class Replay:
         self.x = torch.where(self.finite.unsqueeze(-1), x.double(), 0.0)
         self.raw_norm = self.x.norm(dim=-1)
         self.norm = self.raw_norm.clamp_min(SMALLEST_NORM)
-        self.unselected = torch.ones(len(x), dtype=torch.bool)
-        self.running_maximum = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        self.unselected = torch.ones(len(x), dtype=torch.bool, device="cpu")
+        self.running_maximum = torch.full((len(x),), -torch.inf, dtype=torch.float64, device="cpu")
         self.relevance: Tensor | None = None
         if weight is not None:
             relevance = scaled_importance(weight, self.finite) if scale_weight else weight
@@ -212,7 +212,7 @@ class GainReplay(Replay):
         if reported == 0.0 and -torch.inf < score <= 3 * eps:
             return True
         # A gain can overflow and underflow float32.
-        least, most = torch.tensor([score - eps, score + eps], dtype=torch.float64).float().tolist()
+        least, most = torch.tensor([score - eps, score + eps], dtype=torch.float64, device="cpu").float().tolist()
         return least <= reported <= most
 
     def _update(self, pick: int, score: float) -> None:

@@ -54,15 +54,15 @@ std::vector<Isa> supported_isas() {
 
 namespace {
 
-// Throws std::invalid_argument in the name of `source` if the set is not supported.
+// Throws std::runtime_error in the name of `source` if the set is not supported.
 Isa supported_isa(const std::string& source, const std::string& requested) {
   std::string names;
   for (const Isa isa : supported_isas()) {
     if (name(isa) == requested) return isa;
     names += (names.empty() ? "" : ", ") + name(isa);
   }
-  throw std::invalid_argument(source + ": expected one of " + names +
-                              " (what this processor and build support), got '" + requested + "'");
+  throw std::runtime_error(source + ": expected one of " + names + " (what this processor and build support), got '" +
+                           requested + "'");
 }
 
 Isa default_isa() {

@@ -18,7 +18,7 @@ std::string name(Isa isa);
 std::vector<Isa> supported_isas();
 
 // Returns the fastest supported set, or the one that the environment variable TOKENPRUNE_CPU_ISA names. The variable is
-// read once. Throws std::invalid_argument if it names a set that is not supported.
+// read once. Throws std::runtime_error if it names a set that is not supported.
 Isa current_isa();
 
 // Replaces the current set; an empty name restores the default. For tests, while no selection runs.

@@ -1,6 +1,6 @@
 // The checks of declaration.py and of checks.py once more, in the same words, for callers that come without Python. The
-// stable interface has no classes of errors: a wrong type is a std::runtime_error, a wrong value a
-// std::invalid_argument.
+// stable interface has no classes of errors: some releases of torch turn all into RuntimeError. So all are
+// std::runtime_error, and native.py tells a wrong value from others by its words.
 #pragma once
 
 #include <cmath>
@@ -31,8 +31,6 @@ std::string message(const Operator& op, const Parts&... parts) {
 }
 
 #define TOKENPRUNE_CHECK(condition, op, ...) \
-  if (!(condition)) throw std::invalid_argument(message(op, __VA_ARGS__))
-#define TOKENPRUNE_CHECK_TYPE(condition, op, ...) \
   if (!(condition)) throw std::runtime_error(message(op, __VA_ARGS__))
 
 inline std::string text(Shape shape) {
@@ -79,8 +77,8 @@ inline void check_tokens(const Operator& op, const Tensor& x, bool varlen) {
   TOKENPRUNE_CHECK(shaped && x.size(-1) >= 1, op, "x to have shape ", varlen ? "[T, D]" : "[..., N, D]",
                    " with D >= 1, got shape ", text(x.sizes()));
   const DType dtype = x.scalar_type();
-  TOKENPRUNE_CHECK_TYPE(dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float, op,
-                        "x to be float16, bfloat16 or float32, got ", dtype_name(x));
+  TOKENPRUNE_CHECK(dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float, op,
+                   "x to be float16, bfloat16 or float32, got ", dtype_name(x));
 }
 
 inline void check_weight(const Operator& op, const Tensor* weight, const Tensor& x) {
@@ -89,9 +87,8 @@ inline void check_weight(const Operator& op, const Tensor* weight, const Tensor&
   TOKENPRUNE_CHECK(weight->sizes() == expected, op, op.weight_name, " to have shape ", text(expected),
                    " (x without its last dimension), got shape ", text(weight->sizes()));
   const DType dtype = weight->scalar_type();
-  TOKENPRUNE_CHECK_TYPE(
-      dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float || dtype == DType::Double, op,
-      op.weight_name, " to be float16, bfloat16, float32 or float64, got ", dtype_name(*weight));
+  TOKENPRUNE_CHECK(dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float || dtype == DType::Double,
+                   op, op.weight_name, " to be float16, bfloat16, float32 or float64, got ", dtype_name(*weight));
 }
 
 inline void check_lam(const Operator& op, double lam) {
@@ -110,9 +107,8 @@ inline void check_prefix_sums(const Operator& op, const Tensor& cu_seqlens, cons
                    "cu_seqlens to have shape [S + 1] with S >= 0, got shape ", text(cu_seqlens.sizes()));
   TOKENPRUNE_CHECK(cu_k.sizes() == cu_seqlens.sizes(), op, "cu_k to have the shape of cu_seqlens, ",
                    text(cu_seqlens.sizes()), ", got shape ", text(cu_k.sizes()));
-  TOKENPRUNE_CHECK_TYPE(cu_seqlens.scalar_type() == DType::Int, op, "cu_seqlens to be int32, got ",
-                        dtype_name(cu_seqlens));
-  TOKENPRUNE_CHECK_TYPE(cu_k.scalar_type() == DType::Int, op, "cu_k to be int32, got ", dtype_name(cu_k));
+  TOKENPRUNE_CHECK(cu_seqlens.scalar_type() == DType::Int, op, "cu_seqlens to be int32, got ", dtype_name(cu_seqlens));
+  TOKENPRUNE_CHECK(cu_k.scalar_type() == DType::Int, op, "cu_k to be int32, got ", dtype_name(cu_k));
 }
 
 inline void check_capacity(const Operator& op, const char* name, int64_t capacity) {

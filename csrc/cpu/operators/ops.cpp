@@ -47,20 +47,26 @@ void select(Method method, const Rows<T>& rows, const float* weight, double lam,
 // Set by tests; 0 where the machine decides.
 std::atomic<int> forced_threads{0};
 
-// As many threads as torch is allowed, but no more than there are processors for. One alone inside a parallel region of
-// torch, whose other threads have the rest.
+// As many threads as torch is allowed, but no more than there are processors for.
 int thread_count() {
-  if (in_parallel_region()) return 1;
   if (const int forced = forced_threads; forced > 0) return forced;
   const int allowed = static_cast<int>(torch::stable::get_num_threads());
   return allowed == 1 ? 1 : std::min({allowed, available_processors(), kMostThreads});
 }
 
+void run_on_threads_of_torch(int threads, ParallelFunc function, void* context) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, function, context));
+}
+
 template <class Select>
 void for_each_item(const std::vector<double>& work, const Select& select) {
+  // In a parallel region of torch, its other threads have the rest of the processors, and one of them may be waiting
+  // with Python's lock.
+  const bool alone = in_parallel_region();
   InterruptCheck interrupts;
-  // Another thread of torch's region may be waiting with Python's lock.
-  for_each_item(work, thread_count(), in_parallel_region() ? nullptr : &interrupts, select);
+  InterruptCheck* const checked = alone ? nullptr : &interrupts;
+  const int threads = alone ? 1 : thread_count();
+  ThreadTeam::get().run_with(run_on_threads_of_torch, threads, [&] { for_each_item(work, threads, checked, select); });
 }
 
 // Calls function(T{}) with the element type of x.
@@ -266,8 +272,9 @@ struct Overloads<function> {
 };
 
 void force_block_sizes(int64_t frontier, int64_t picks_per_update, int64_t candidates, int64_t outlier_block,
-                       int64_t pruned_chunk, int64_t signature_after) {
-  forced_block_sizes = {frontier, picks_per_update, candidates, outlier_block, pruned_chunk, signature_after};
+                       int64_t pruned_chunk, int64_t signature_after, int64_t grouped_rows) {
+  forced_block_sizes = {frontier,     picks_per_update, candidates,  outlier_block,
+                        pruned_chunk, signature_after,  grouped_rows};
 }
 
 void force_threads(int64_t threads) {
@@ -308,7 +315,7 @@ bool register_operators() {
   // For tests: 0 leaves a block size or the number of threads, and an empty name the instruction set, as by default.
   define(any,
          "_force_block_sizes(*, int frontier=0, int picks_per_update=0, int candidates=0, int outlier_block=0, "
-         "int pruned_chunk=0, int signature_after=0) -> ()",
+         "int pruned_chunk=0, int signature_after=0, int grouped_rows=0) -> ()",
          "_force_block_sizes", TORCH_BOX(&force_block_sizes));
   define(any, "_force_isa(str name) -> ()", "_force_isa", TORCH_BOX(&force_isa));
   define(any, "_force_threads(int threads) -> ()", "_force_threads", TORCH_BOX(&force_threads));

@@ -23,7 +23,7 @@ class DivPrune : public RunningMaximum {
     // Neighbouring patches are often similar, so their similarities are good bounds to start the search with.
     std::vector<float> nearest(item.rows.count, -kInfinity);
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
-      if (item.state[i] != RowState::candidate || item.state[i + 1] != RowState::candidate) continue;
+      if (item.state[i] != RowState::finite || item.state[i + 1] != RowState::finite) continue;
       const float value = item.similarity_lower_bound(i, i + 1, next_row_dots_[i]);
       nearest[i] = std::max(nearest[i], value);
       nearest[i + 1] = std::max(nearest[i + 1], value);

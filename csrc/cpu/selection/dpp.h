@@ -34,7 +34,7 @@ struct ScaledRelevance {
     std::vector<float> similarity(item.rows.count, 0.0f);  // of each row to itself
     double largest = 0.0;
     for (std::int64_t i = 0; i < item.rows.count; ++i) {
-      if (item.state[i] != RowState::candidate) continue;
+      if (item.state[i] != RowState::finite) continue;
       similarity[i] = self_similarity(item, i);
       // A row without self-similarity has no gain, but its relevance may be far larger than all others.
       if (similarity[i] > 0.0f) value[i] = relevance[i];
@@ -73,7 +73,7 @@ class Dpp {
   Key first_pick(const Item<T>& item, const Parallel&) const {
     Key best = kNoKey;
     for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) best = std::min(best, {score(i), i}, comes_before);
+      if (item.state[i] == RowState::finite) best = std::min(best, {score(i), i}, comes_before);
     return best;
   }
 

@@ -59,6 +59,10 @@ PreparedWithFirstDots<T> prepare_with_first_dots(const Rows<T>& rows, const floa
 //
 // Between blocks, each active row is also compared with the two rows whose signatures match it best, for as long as
 // this prunes a large enough share of the rows tried.
+//
+// Among many rows, those of a cluster meet too few of each other that way. So each row also remembers to which row of
+// all blocks it is most similar. Rows that share it are a group, and now and then each active row is compared with some
+// rows of its group.
 template <class T, class Score>
 class OutlierSearch {
  public:
@@ -74,9 +78,13 @@ class OutlierSearch {
         matrix_(block_.capacity() * block_.capacity()),
         nearest_of_block_(threads * block_.capacity()),
         tried_(item.signature.size()),
+        few_active_(sizes.grouped_rows / 4),
+        group_(item.rows.count >= sizes.grouped_rows ? item.rows.count : 0, 0),
+        to_leader_(group_.size(), -kInfinity),
+        keeps_similarities_(item.rows.count * block_.capacity() <= kMostSimilarities),
         to_best_(item.rows.count, std::numeric_limits<float>::quiet_NaN()) {
     for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) active_.push_back(i);
+      if (item.state[i] == RowState::finite) active_.push_back(i);
   }
 
   // Returns the key of the top outlier, kNoKey if no row is finite.
@@ -87,6 +95,7 @@ class OutlierSearch {
       compare(active_, block_, [](std::int64_t position) { return position; }, parallel);
       for (const std::int64_t position : compare_with_pruned(parallel)) consider(position);
       prune();
+      compare_within_groups(parallel);
       if (!try_nearest_by_signature(parallel)) block_size_ = std::min(2 * block_size_, block_.capacity());
     }
     return best_;
@@ -127,7 +136,7 @@ class OutlierSearch {
     tried_[i] = true;
     for (const std::int64_t other :
          item_.kernels.most_alike(item_.signature[i], item_.signature.data(), item_.rows.count, i)) {
-      if (item_.state[other] != RowState::candidate) continue;
+      if (item_.state[other] != RowState::finite) continue;
       raise(nearest_[i], item_.similarity_lower_bound(i, other, item_.dot_of_row(i, other)));
       if (!is_active(i)) return;
     }
@@ -144,7 +153,9 @@ class OutlierSearch {
     block_.clear();
     block_.append({active_.begin(), end}, parallel);
     active_.erase(active_.begin(), end);
-    to_block_.assign(item_.rows.count * block_.size(), std::numeric_limits<float>::quiet_NaN());
+    leaders_ += block_.size();
+    if (keeps_similarities_)
+      to_block_.assign(item_.rows.count * block_.size(), std::numeric_limits<float>::quiet_NaN());
   }
 
   void compare_within_block(const Parallel& parallel) {
@@ -154,7 +165,7 @@ class OutlierSearch {
         if (a == b) continue;
         const float value = matrix_[a * block_.capacity() + b];
         raise(nearest_[block_.row(a)], value);
-        to_block(block_.row(a), b) = value;
+        keep_similarity(block_.row(a), b, value);
       }
   }
 
@@ -164,10 +175,76 @@ class OutlierSearch {
     const Key key = this->key(block_.row(position));
     if (best_.index != kNoKey.index && !comes_before(key, best_)) return;
     best_ = key;
-    for (std::int64_t i = 0; i < item_.rows.count; ++i) to_best_[i] = to_block(i, position);
+    if (keeps_similarities_)
+      for (std::int64_t i = 0; i < item_.rows.count; ++i) to_best_[i] = to_block_[i * block_.size() + position];
   }
 
-  float& to_block(std::int64_t i, std::int64_t position) { return to_block_[i * block_.size() + position]; }
+  void keep_similarity(std::int64_t i, std::int64_t position, float value) {
+    if (keeps_similarities_) to_block_[i * block_.size() + position] = value;
+  }
+
+  // Row i has met row j of the block with this similarity.
+  void join_group(std::int64_t i, std::int64_t position, float value) {
+    if (group_.empty() || value <= to_leader_[i]) return;
+    to_leader_[i] = value;
+    group_[i] = static_cast<std::int32_t>(leaders_ - block_.size() + position);
+  }
+
+  // The rows of all groups, a group after the other, and where each group begins.
+  struct Groups {
+    std::vector<std::int64_t> rows, begin;
+  };
+
+  Groups groups() const {
+    Groups groups{std::vector<std::int64_t>(active_.size() + pruned_.size()), std::vector<std::int64_t>(leaders_ + 1)};
+    for (const auto* rows : {&active_, &pruned_})
+      for (const std::int64_t i : *rows) ++groups.begin[group_[i] + 1];
+    std::partial_sum(groups.begin.begin(), groups.begin.end(), groups.begin.begin());
+    std::vector<std::int64_t> next = groups.begin;
+    for (const auto* rows : {&active_, &pruned_})
+      for (const std::int64_t i : *rows) groups.rows[next[group_[i]]++] = i;
+    return groups;
+  }
+
+  // Compares the active rows with some rows of their groups, while that prunes enough of them. Tried when there are
+  // twice as many groups as before, so it costs little where it does not help.
+  void compare_within_groups(const Parallel& parallel) {
+    if (group_.empty() || leaders_ < next_groups_ || static_cast<std::int64_t>(active_.size()) < few_active_) return;
+    next_groups_ = 2 * leaders_;
+    const Groups groups = this->groups();
+    std::int64_t tried = 0, hits = 0;
+    for (std::int64_t group = 0; group < leaders_ && (tried < kTrial || hits >= tried / 4); ++group) {
+      const std::int64_t begin = groups.begin[group], count = groups.begin[group + 1] - begin;
+      std::vector<std::int64_t> active, members;
+      for (std::int64_t number = begin; number < begin + count; ++number)
+        if (is_active(groups.rows[number])) active.push_back(groups.rows[number]);
+      if (active.empty() || count < 2) continue;
+      const std::int64_t compared = std::min(count, active_block_.capacity());
+      for (std::int64_t number = 0; number < compared; ++number)
+        members.push_back(groups.rows[begin + number * count / compared]);
+      active_block_.clear();
+      active_block_.append(members, parallel);
+      active_block_.similarities(
+          active, [](std::int64_t) { return 0; }, kTileColumns, parallel,
+          [&](std::int64_t i, const float* values, std::int64_t first, std::int64_t count, int) {
+            for (std::int64_t j = 0; j < count; ++j)
+              if (active_block_.row(first + j) != i) raise(nearest_[i], values[j]);
+            return is_active(i);
+          });
+      tried += active.size();
+      hits += std::count_if(active.begin(), active.end(), [&](std::int64_t i) { return !is_active(i); });
+    }
+    active_block_.clear();
+    prune();
+  }
+
+  // Moves the pruned rows that share a group with a row of the block to the front: they rule it out soonest.
+  void order_pruned(const std::vector<std::int64_t>& positions) {
+    if (group_.empty() || positions.empty()) return;
+    std::vector<std::uint8_t> shared(leaders_);
+    for (const std::int64_t position : positions) shared[group_[block_.row(position)]] = 1;
+    std::stable_partition(pruned_.begin(), pruned_.end(), [&](std::int64_t i) { return shared[group_[i]] != 0; });
+  }
 
   // Compares the active rows of the block with the pruned rows, a chunk at a time. Returns the positions of the rows of
   // the block that are active at the end.
@@ -180,6 +257,7 @@ class OutlierSearch {
                       positions.end());
     };
     keep_active();
+    order_pruned(positions);
     const std::int64_t count = pruned_.size();
     for (std::int64_t begin = 0; begin < count && !positions.empty(); begin += pruned_chunk_) {
       if (active_block_.size() != static_cast<std::int64_t>(positions.size())) {
@@ -210,7 +288,8 @@ class OutlierSearch {
           for (std::int64_t j = 0; j < count; ++j) {
             raise(nearest_[i], values[j]);
             raise(nearest[j], values[j]);
-            to_block(i, position_of(first + j)) = values[j];
+            keep_similarity(i, position_of(first + j), values[j]);
+            join_group(i, position_of(first + j), values[j]);
           }
           return true;
         });
@@ -229,6 +308,9 @@ class OutlierSearch {
 
   static void raise(float& maximum, float value) { maximum = std::max(maximum, value); }
 
+  static constexpr std::int64_t kTrial = 4096;  // rows that are compared within their groups, helpful or not
+  static constexpr std::int64_t kMostSimilarities = std::int64_t{1} << 22;
+
   const Item<T>& item_;
   const Score& score_;
   std::vector<float> nearest_;
@@ -244,7 +326,12 @@ class OutlierSearch {
   std::vector<std::int64_t> pruned_;     // rows that cannot be the top outlier and have not been in a block
   std::vector<std::uint8_t> tried_;      // whether a row was tried by signature
   SignatureHitRate hit_rate_;
-  std::vector<float> to_block_;  // [rows, block]: similarities, NaN where they were not computed
+  std::int64_t few_active_;                     // so few active rows are not worth grouping
+  std::int64_t leaders_ = 0, next_groups_ = 1;  // rows of the blocks so far, each the leader of a group
+  std::vector<std::int32_t> group_;             // of each row
+  std::vector<float> to_leader_;                // the similarity of each row to the leader of its group
+  bool keeps_similarities_;                     // of all rows to the block: not if there are many
+  std::vector<float> to_block_;                 // [rows, block]: similarities, NaN where they were not computed
   Key best_ = kNoKey;
   std::vector<float> to_best_;  // the column of to_block_ of the best row
 };

@@ -14,7 +14,7 @@ template <class T>
 std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
   float minimum = kInfinity, maximum = -kInfinity;
   for (std::int64_t i = 0; i < item.rows.count; ++i) {
-    if (item.state[i] != RowState::candidate) continue;
+    if (item.state[i] != RowState::finite) continue;
     minimum = std::min(minimum, importance[i]);
     maximum = std::max(maximum, importance[i]);
   }
@@ -23,7 +23,7 @@ std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
   if (!std::isfinite(range)) return relevance;
   const float scale = range + 1e-6f;
   for (std::int64_t i = 0; i < item.rows.count; ++i)
-    if (item.state[i] == RowState::candidate) relevance[i] = (importance[i] - minimum) / scale;
+    if (item.state[i] == RowState::finite) relevance[i] = (importance[i] - minimum) / scale;
   return relevance;
 }
 

@@ -15,7 +15,8 @@ namespace tokenprune::cpu {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-enum class RowState : std::uint8_t { candidate, non_finite, selected };
+// Rows that are not selected yet are finite or not.
+enum class RowState : std::uint8_t { finite, non_finite, selected };
 
 // An upper bound on the difference between the two similarities of a pair, by of_row and by of_tile.
 constexpr float kTileError = 2e-5f;
@@ -80,7 +81,7 @@ Prepared<T> prepare(const Rows<T>& rows, const float* weight, const ExtraRow& ex
       if (extra != kNoRow) prepared.extra_dots[i] = dots[1];
       // Products and sums keep Inf and NaN, so one non-finite element makes the sum of squares non-finite.
       const bool finite = std::isfinite(dots[0]) && (weight == nullptr || std::isfinite(weight[i]));
-      item.state[i] = finite ? RowState::candidate : RowState::non_finite;
+      item.state[i] = finite ? RowState::finite : RowState::non_finite;
       item.reciprocal_norm[i] = finite ? reciprocal_norm(dots[0]) : 0.0f;
       if (with_signatures) item.signature[i] = item.kernels.signature(rows.row(i), rows.D);
     }

@@ -42,6 +42,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -85,10 +86,14 @@ class LazyGreedy {
   void run(const Parallel& parallel) {
     pick_first(parallel);
     std::int64_t frontier_size = sizes_.frontier;
-    while (!picks_.complete() && !upper_bounds_.empty()) {
+    while (!picks_.complete() && !(upper_bounds_.empty() && lower_.empty())) {
       const auto begin = upper_bounds_.begin();
       const auto frontier_end = begin + std::min<std::int64_t>(frontier_size, upper_bounds_.size());
       Key best_outside = partition_best(frontier_end, upper_bounds_.end());
+      if (!lower_.empty() && !comes_before(best_outside, best_lower_)) {
+        set_lower_apart(4 * frontier_size);
+        continue;
+      }
       const auto live_end = refresh(frontier_end, best_outside, parallel);
       if (live_end == begin) {
         // One pick lowered the scores of most rows. A small frontier would need too many rounds to find the best.
@@ -124,16 +129,32 @@ class LazyGreedy {
   void pick_first(const Parallel& parallel) {
     const Key first = policy_.first_pick(item_, parallel);
     if (first.index == kNoKey.index) return;
-    if (policy_.exhausted(first)) return pick_rest(RowState::candidate, first.score);
+    if (policy_.exhausted(first)) return pick_rest(RowState::finite, first.score);
     pick(first);
     if (picks_.complete()) return;
     policy_.start(first);
     append({first.index}, parallel);
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
-      if (item_.state[i] == RowState::candidate) others.push_back(i);
+      if (item_.state[i] == RowState::finite) others.push_back(i);
     update_with_first(others, parallel);
-    for (const std::int64_t i : others) upper_bounds_.push_back(key(i));
+    for (const std::int64_t i : others) lower_.push_back(key(i));
+    set_lower_apart(4 * sizes_.frontier);
+  }
+
+  // Puts the best upper bounds, `least` of them or more, into upper_bounds_ and the others into lower_. Those do not
+  // change, so the rounds that follow need not look at them for as long as enough of the best still beat them.
+  void set_lower_apart(std::int64_t least) {
+    const auto total = static_cast<std::int64_t>(upper_bounds_.size() + lower_.size());
+    // About 500 of the best fall in a round. Looking at all of them costs as much as looking at all bounds now and
+    // then.
+    const auto many = static_cast<std::int64_t>(std::sqrt(500.0 * static_cast<double>(total)));
+    const std::int64_t count = std::min(total, std::max(least, many));
+    lower_.insert(lower_.end(), upper_bounds_.begin(), upper_bounds_.end());
+    if (count < total) std::nth_element(lower_.begin(), lower_.begin() + count, lower_.end(), comes_before);
+    best_lower_ = count < total ? lower_[count] : kNoKey;
+    upper_bounds_.assign(lower_.begin(), lower_.begin() + count);
+    lower_.erase(lower_.begin(), lower_.begin() + count);
   }
 
   void append(const std::vector<std::int64_t>& new_picks, const Parallel& parallel) {
@@ -225,7 +246,7 @@ class LazyGreedy {
 
     std::vector<std::int64_t> new_picks;
     while (beats(*best, best_outside)) {
-      if (policy_.exhausted(*best)) return pick_rest(RowState::candidate, best->score);
+      if (policy_.exhausted(*best)) return pick_rest(RowState::finite, best->score);
       pick(*best);
       new_picks.push_back(best->index);
       if (picks_.complete()) return;
@@ -257,6 +278,7 @@ class LazyGreedy {
     for (std::int64_t i = 0; i < item_.rows.count && !picks_.complete(); ++i)
       if (item_.state[i] == state) pick({score, i});
     upper_bounds_.clear();
+    lower_.clear();
   }
 
   Item<T>& item_;
@@ -267,7 +289,9 @@ class LazyGreedy {
   Block<T> candidates_;
   std::vector<float> matrix_;             // similarities among the candidates
   std::vector<std::int64_t> picks_seen_;  // how many picks each row has been updated with
-  std::vector<Key> upper_bounds_;         // of the finite rows that are not selected
+  std::vector<Key> upper_bounds_;         // of the finite rows that are not selected, the best of them
+  std::vector<Key> lower_;                // the other upper bounds
+  Key best_lower_ = kNoKey;               // the best of these
   std::vector<Signature> signatures_;     // of the picks, if the item has signatures
   SignatureHitRate hit_rate_;
 };

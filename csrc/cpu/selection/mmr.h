@@ -24,7 +24,7 @@ class Mmr : public RunningMaximum {
   Key first_pick(const Item<T>& item, const Parallel&) const {
     Key best = kNoKey;
     for (std::int64_t i = 0; i < item.rows.count; ++i)
-      if (item.state[i] == RowState::candidate) best = std::min(best, {relevance_[i], i}, comes_before);
+      if (item.state[i] == RowState::finite) best = std::min(best, {relevance_[i], i}, comes_before);
     return best;
   }
 

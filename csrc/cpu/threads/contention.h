@@ -2,7 +2,8 @@
 // do: they take the processor of their caller, or lose their own with a piece in hand.
 //
 // The sign of it is that the calling thread does not run although it has work. On an idle machine that is 1 to 3
-// percent of the time. With as many busy threads as processors beside it, it is a fifth to a half.
+// percent of the time. With as many busy threads as processors beside it, it is a fifth to a half. Waiting for threads
+// of another pool at the end of a call is a sign too.
 #pragma once
 
 #include <time.h>
@@ -27,13 +28,32 @@ inline Nanoseconds thread_time() {
   return Nanoseconds{1'000'000'000} * time.tv_sec + time.tv_nsec;
 }
 
+// A time in which something is not tried. One that did not help for long is followed by one of twice the length.
+class Pause {
+ public:
+  constexpr Pause(Nanoseconds shortest, Nanoseconds longest) : shortest_(shortest), longest_(longest) {}
+  bool over(Nanoseconds now) const { return now >= until_; }
+  void begin(Nanoseconds now) {
+    length_ = now < until_ + kLongTime ? std::min(2 * length_, longest_) : shortest_;
+    until_ = now + length_;
+  }
+
+ private:
+  static constexpr Nanoseconds kLongTime = 60'000'000;
+  Nanoseconds shortest_, longest_, length_ = shortest_, until_ = 0;
+};
+
 // Belongs to one calling thread. While there is contention, it works alone for a while.
 class Contention {
  public:
   // Set by tests: there is none, whatever is seen.
   static inline std::atomic<bool> ignored{false};
 
-  bool present() const { return wall_time() < alone_until_ && !ignored; }
+  bool present() const { return !alone_.over(wall_time()) && !ignored; }
+
+  // Whether threads that have to be waited for may help: not for some time after they met contention.
+  bool may_borrow() const { return own_helpers_.over(wall_time()) || ignored; }
+  void borrow(bool borrowed) { borrowed_ = borrowed; }
 
   // The thread begins to work; what it did before is no sign of anything.
   void begin() {
@@ -47,25 +67,31 @@ class Contention {
     const Nanoseconds elapsed = wall - wall_, absent = elapsed - (running - running_);
     wall_ = wall;
     running_ = running;
-    // Sums of the recent past: what was before fades.
-    const double kept = std::max(0.0, 1.0 - static_cast<double>(elapsed) / kMemory);
-    elapsed_sum_ = elapsed_sum_ * kept + static_cast<double>(elapsed);
-    absent_sum_ = absent_sum_ * kept + static_cast<double>(absent);
-    if (elapsed_sum_ < kLeastTime || absent_sum_ < kMostAbsent * elapsed_sum_) return;
-    // A pause that did not help for long is followed by a longer one.
-    pause_ = wall < alone_until_ + kLongTime ? std::min(2 * pause_, kLongestPause) : kShortestPause;
-    alone_until_ = wall + pause_;
-    elapsed_sum_ = absent_sum_ = 0.0;
+    add(wall, elapsed, absent);
   }
+
+  // The thread has waited for threads that had nothing left to do.
+  void waited(Nanoseconds time) { add(wall_time(), time, time); }
 
  private:
   static constexpr Nanoseconds kMillisecond = 1'000'000;
   static constexpr Nanoseconds kMemory = 20 * kMillisecond, kLeastTime = 2 * kMillisecond;
   static constexpr double kMostAbsent = 0.12;
-  static constexpr Nanoseconds kShortestPause = 20 * kMillisecond, kLongestPause = 250 * kMillisecond;
-  static constexpr Nanoseconds kLongTime = 60 * kMillisecond;
 
-  Nanoseconds wall_ = 0, running_ = 0, alone_until_ = 0, pause_ = kShortestPause;
+  void add(Nanoseconds wall, Nanoseconds elapsed, Nanoseconds absent) {
+    // Sums of the recent past: what was before fades.
+    const double kept = std::max(0.0, 1.0 - static_cast<double>(elapsed) / kMemory);
+    elapsed_sum_ = elapsed_sum_ * kept + static_cast<double>(elapsed);
+    absent_sum_ = absent_sum_ * kept + static_cast<double>(absent);
+    if (elapsed_sum_ < kLeastTime || absent_sum_ < kMostAbsent * elapsed_sum_) return;
+    alone_.begin(wall);
+    if (borrowed_) own_helpers_.begin(wall);
+    elapsed_sum_ = absent_sum_ = 0.0;
+  }
+
+  Pause alone_{20 * kMillisecond, 250 * kMillisecond}, own_helpers_{250 * kMillisecond, 4000 * kMillisecond};
+  bool borrowed_ = false;
+  Nanoseconds wall_ = 0, running_ = 0;
   double elapsed_sum_ = 0.0, absent_sum_ = 0.0;
 };
 

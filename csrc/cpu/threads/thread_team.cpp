@@ -38,6 +38,8 @@ std::uint64_t pieces_left(std::uint64_t state) { return state >> kPieceShift; }
 
 std::atomic<ThreadTeam*> team{nullptr};
 thread_local Contention contention;
+thread_local bool borrowing = false;  // the helpers of this thread's jobs are borrowed, or it is one
+std::atomic<bool> forked{false};      // the pools of the parent have no threads here
 
 #if defined(__unix__) || defined(__APPLE__)
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, ThreadTeam::forget);
@@ -107,9 +109,54 @@ ThreadTeam& ThreadTeam::get() {
   return *current;
 }
 
-void ThreadTeam::forget() { team.store(nullptr, std::memory_order_release); }
+void ThreadTeam::forget() {
+  team.store(nullptr, std::memory_order_release);
+  forked.store(true, std::memory_order_relaxed);
+}
 
 void ThreadTeam::begin_work() { contention.begin(); }
+
+void ThreadTeam::run_with(Pool pool, int threads, const std::function<void()>& work) {
+  if (threads == 1 || borrowing || forked || !contention.may_borrow() || contention.present() ||
+      borrowing_.exchange(true))
+    return work();
+  struct Context {
+    ThreadTeam& team;
+    const std::function<void()>& work;
+    std::atomic<bool> over{false};
+    Nanoseconds end = 0;
+    std::exception_ptr failure{};
+  } context{*this, work};
+  struct Borrowed {
+    ThreadTeam& team;
+    explicit Borrowed(ThreadTeam& team) : team(team) { contention.borrow(true); }
+    ~Borrowed() {
+      contention.borrow(false);
+      team.borrowing_.store(false);
+    }
+  } borrowed(*this);
+  pool(
+      threads,
+      [](std::int64_t begin, std::int64_t, void* pointer) {
+        auto& call = *static_cast<Context*>(pointer);
+        borrowing = true;
+        if (begin == 0) {
+          try {
+            call.work();
+          } catch (...) {
+            call.failure = std::current_exception();
+          }
+          call.end = wall_time();
+          call.over.store(true, std::memory_order_release);
+        } else {
+          call.team.serve_until(call.over);
+        }
+        borrowing = false;
+      },
+      &context);
+  contention.waited(wall_time() - context.end);
+  if (context.failure) std::rethrow_exception(context.failure);
+}
 
 void ThreadTeam::run(Job& job) {
   const bool outer = job.idle != nullptr;
@@ -137,7 +184,8 @@ void ThreadTeam::run(Job& job) {
 // Returns the slot in which helpers find the job, null where all are in use.
 ThreadTeam::Slot* ThreadTeam::open(Job& job) {
   const int wanted = job.threads - 1;
-  if (job.wakes && helpers_.load(std::memory_order_relaxed) < wanted) add_helpers(wanted);
+  const bool wakes = job.wakes && !borrowing;
+  if (wakes && helpers_.load(std::memory_order_relaxed) < wanted) add_helpers(wanted);
   std::uint64_t used = used_.load(std::memory_order_relaxed);
   int number;
   do {
@@ -150,7 +198,7 @@ ThreadTeam::Slot* ThreadTeam::open(Job& job) {
   const std::uint64_t pieces = job.pieces();
   slot.state.store(pieces * kOnePiece + wanted * kOneSeat + (job.idle != nullptr ? kOuter : 0),
                    std::memory_order_release);
-  announce(job.wakes ? std::min(wanted, 2) : 0);  // those wake the others
+  announce(wakes ? std::min(wanted, 2) : 0);  // those wake the others
   return &slot;
 }
 
@@ -269,6 +317,19 @@ void ThreadTeam::serve() {
       asleep_.fetch_sub(1);
       deadline = wall_time() + kLookingForWork;
     }
+  }
+}
+
+// Of a borrowed thread: its caller is waiting or at work, so it looks for work all the time.
+void ThreadTeam::serve_until(const std::atomic<bool>& over) {
+  const DefaultFloatEnvironment environment;
+  const auto is_over = [&] { return over.load(std::memory_order_acquire); };
+  while (!is_over()) {
+    const std::uint32_t seen = announcements_.load();
+    if (help(/*inner_only=*/false, is_over)) continue;
+    if (!spin_until(wall_time() + kLookingForWork,
+                    [&] { return announcements_.load(std::memory_order_acquire) != seen || is_over(); }))
+      std::this_thread::yield();
   }
 }
 

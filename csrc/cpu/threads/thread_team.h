@@ -9,6 +9,10 @@
 // they are there for helpers that are awake. Where other processes want the processors, callers work alone
 // (contention.h).
 //
+// Behind an operator of torch the threads of torch's pool are awake and look for work for some milliseconds, on the
+// processors that helpers need. So a call borrows them in the place of helpers. It has to wait for them once, when it
+// ends. Where other processes want the processors, it does not borrow.
+//
 // Jobs may be nested. The items of a batch are the pieces of an outer job, and the steps of an item are inner jobs. A
 // caller that waits for others' items helps with inner jobs meanwhile.
 #pragma once
@@ -57,6 +61,15 @@ class ThreadTeam {
   // The calling thread begins to work on an item.
   static void begin_work();
 
+  // Calls function(0, 1, context) on the calling thread and function(i, i + 1, context) on others, for i < threads. It
+  // may call them for longer ranges, on fewer threads. It returns when all have returned.
+  using Pool = void (*)(int threads, void (*function)(std::int64_t begin, std::int64_t end, void* context),
+                        void* context);
+
+  // Calls `work` on this thread. Threads of `pool` help with its jobs unless that has lately met contention, or another
+  // call does so: then the team's own threads do.
+  void run_with(Pool pool, int threads, const std::function<void()>& work);
+
   // Does the job and rethrows what one of its pieces, or `idle`, threw.
   void run(Job& job);
 
@@ -89,6 +102,7 @@ class ThreadTeam {
   void wake_sleepers(int count);
   void add_helpers(int wanted);
   void serve();
+  void serve_until(const std::atomic<bool>& over);
 
   Slot slots_[kSlots];
   alignas(64) std::atomic<std::uint64_t> used_{0};  // a bit for each slot
@@ -97,6 +111,7 @@ class ThreadTeam {
   alignas(64) std::atomic<int> helpers_{0};
   std::atomic<int> most_helpers_{kMostThreads};  // fewer once the system has refused to make another
   std::atomic<bool> adding_{false};
+  std::atomic<bool> borrowing_{false};  // one call at a time, lest each caller has threads of its own
 };
 
 }  // namespace tokenprune::cpu

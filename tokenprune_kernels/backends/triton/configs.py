@@ -59,7 +59,8 @@ class GreedyConfig:
 class CooperativeConfig:
     """The tile of a kernel with a cooperative launch: outlier search, lazy greedy, DPP.
 
-    ``programs`` is how many programs are resident on one multiprocessor at once.
+    ``programs`` of them are resident on one multiprocessor at once. Where the device refuses so many, there
+    is only one.
     """
 
     element_sizes: tuple[int, ...]
@@ -171,8 +172,7 @@ DPP = (
         element_sizes=(4,),
         block_n=16,
         num_stages=1,
-        programs=2,
-        reason="twice the element size; with 4 warps it spills",
+        reason="twice the element size; with 4 warps it spills, and two programs would take every register there is",
     ),
 )
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import configs, kernels, runtime
+from . import configs, kernels, recorded_calls, runtime
 from .forms import FORMS, Batch, Form, MaterialisedForm, Output, Tokens, padded
 from .forms.base import ROW_ALIGNMENT
 
@@ -115,6 +115,7 @@ def plan(
     shape: Sequence[int],
     dtype: torch.dtype,
     *,
+    k: int | None = None,
     segments: int | None = None,
     max_seqlen: int | None = None,
 ) -> Plan:
@@ -124,6 +125,7 @@ def plan(
         method: a name in `tokenprune_kernels.methods.METHODS`.
         shape: of the tokens, ``(*, N, D)``, or ``(total rows, D)`` of a packed batch.
         dtype: of the tokens.
+        k: of a dense batch; None for all rows. Only the DPP's slices depend on it.
         segments: of a packed batch; None for a dense one.
         max_seqlen: of a packed batch; None for a dense one.
 
@@ -136,7 +138,7 @@ def plan(
     if segments is None or max_seqlen is None:
         count = shape[-2]
         form = _choose_form(method, count, padded(count))
-        item_bytes = form.item_bytes(dtype.itemsize, count)
+        item_bytes = form.item_bytes(dtype.itemsize, count, count if k is None else k)
         items = min(math.prod(shape[:-2]), max(1, runtime.current().workspace_limit // item_bytes))
         return Plan(form.name, ("row_norm_kernel", *form.kernel_names(method)), items, items * padded(count))
     rows = shape[0]
@@ -155,18 +157,34 @@ def forms_of(method: str, longest: int) -> tuple[str, ...]:
 
 
 def dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool) -> Any:
-    """Selects from every item of a dense batch, slice by slice."""
+    """Selects from every item of a dense batch."""
+    inputs = {"x": x} if weight is None else {"x": x, "weight": weight}
+    make = functools.partial(_dense, method, x, weight, k, lam, with_scores)
+    return recorded_calls.call((method, k, lam, with_scores), inputs, make)
+
+
+def _dense(
+    method: str,
+    x: Tensor,
+    weight: Tensor | None,
+    k: int,
+    lam: float,
+    with_scores: bool,
+    recorder: recorded_calls.Recorder | None,
+) -> Any:
+    """Selects slice by slice. Only a batch that is one slice is recorded."""
     x = x.detach()
     count = x.shape[-2]
     _check_sizes(method, "N", count, x.shape[-1])
-    out = Output.empty((*x.shape[:-2], k), x.device, with_scores)
+    out = Output.of((*x.shape[:-2], k), x.device, with_scores, recorder=recorder)
     if out.indices.numel() > 0:
-        planned = plan(method, x.shape, x.dtype)
+        planned = plan(method, x.shape, x.dtype, k=k)
         x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
         items = x.shape[0]
         tokens = Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
         step = planned.slice_items
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity)
+        recorder = recorder if step >= items else None
+        batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity, recorder)
         with runtime.on_device(x):
             form = FORMS[planned.form](batch)
             for first in range(0, items, step):
@@ -189,15 +207,32 @@ def varlen(
 
     Rows of the result that belong to no segment, or to one that breaks the contract, are -1.
     """
+    inputs = {"x": x, "cu_seqlens": cu_seqlens, "cu_k": cu_k} | ({} if weight is None else {"weight": weight})
+    make = functools.partial(_varlen, method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam, with_scores)
+    return recorded_calls.call((method, total_k, max_seqlen, lam, with_scores), inputs, make)
+
+
+def _varlen(
+    method: str,
+    x: Tensor,
+    weight: Tensor | None,
+    cu_seqlens: Tensor,
+    cu_k: Tensor,
+    total_k: int,
+    max_seqlen: int,
+    lam: float,
+    with_scores: bool,
+    recorder: recorded_calls.Recorder | None,
+) -> Any:
     x = _with_unit_stride(x.detach())
     rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
     longest = min(max_seqlen, rows)
     _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
-    out = Output.blank(total_k, x.device, with_scores)
+    out = Output.of((total_k,), x.device, with_scores, blank=True, recorder=recorder)
     if segments > 0 and longest > 0 and total_k > 0:
         planned = plan(method, x.shape, x.dtype, segments=segments, max_seqlen=max_seqlen)
         tokens = Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity)
+        batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
         with runtime.on_device(x):
             form = FORMS[planned.form](batch)
             segment_plan = _launch_plan(form, cu_seqlens, cu_k, rows, total_k)
@@ -208,9 +243,8 @@ def varlen(
 def _launch_plan(form: Form, cu_seqlens: Tensor, cu_k: Tensor, rows: int, total_k: int) -> Tensor:
     """The plan of a ragged batch, which `plan_kernel` writes on the device."""
     batch = form.batch
-    shape = batch.segments + 1, kernels.PLAN_COLUMNS.value
-    segment_plan = torch.empty(shape, dtype=torch.int64, device=batch.tokens.x.device)
-    runtime.launch(
+    segment_plan = form.workspace(batch.segments + 1, kernels.PLAN_COLUMNS.value, dtype=torch.int64)
+    form.launch(
         kernels.plan_kernel,
         1,
         {"cu_seqlens": cu_seqlens.contiguous(), "cu_k": cu_k.contiguous(), "plan": segment_plan},

@@ -6,12 +6,14 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from . import configs
@@ -26,6 +28,7 @@ _FORMS = ("materialised", "lazy_greedy", "dpp")
 _ANY_ALIGNMENT = ("weight", "cu_seqlens", "cu_k")  # tensors whose alignment no kernel is specialised on
 _OLDEST_ARCHITECTURE = 80
 _CHECKED_ARCHITECTURES = (80, 90, 100)  # the machine code for these is tested
+_INTERPRETED = bool(triton.knobs.runtime.interpret)
 _INTERPRETED_ARCHITECTURE = 90
 _INTERPRETED_MULTIPROCESSORS = 2
 
@@ -58,6 +61,7 @@ class Settings:
 _default = Settings()  # of the process, for every thread
 _changes: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("changes", default=MappingProxyType({}))
 _compiled: set[tuple[Any, ...]] = set()
+_handles: dict[tuple[Any, ...], Any] = {}  # the compiled kernel of each bucket
 
 
 def current() -> Settings:
@@ -99,7 +103,7 @@ def launch(
     sizes: dict[str, Any],
     constants: dict[str, Any],
     **options: int,
-) -> None:
+) -> Any:
     """Launches a kernel. Nothing here waits for the device.
 
     Args:
@@ -110,11 +114,14 @@ def launch(
         constants: its compile-time constants.
         options: ``num_warps`` and others.
 
+    Returns:
+        The compiled kernel. None in the interpreter, and for a kernel that is skipped.
+
     Raises:
         RuntimeError: a CUDA graph is being captured, and this kernel has not been compiled for this kind of arguments.
     """
     if kernel.__name__ in current().skipped_kernels:
-        return
+        return None
     bucket = (
         kernel,
         *(
@@ -125,18 +132,50 @@ def launch(
         *constants.items(),
         *options.items(),
     )
+    compiled = _handles.get(bucket) if bucket in _compiled else None
+    if compiled is not None and not _has_launch_hooks():
+        given = tensors | sizes | constants
+        arguments = [given[name] for name in kernel.arg_names]
+        handle = (compiled.function, compiled.packed_metadata, None, None, None)
+        device = next(t.device for t in tensors.values() if t is not None)
+        compiled.run(programs, 1, 1, current_stream(device), *handle, *arguments)
+        return compiled
     if bucket not in _compiled and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{kernel.__name__}: expected a bucket compiled before the capture, got a new one; run the operator "
             "once on this kind of input, or tokenprune_kernels.warmup, before capturing"
         )
-    kernel[(programs,)](**tensors, **sizes, **constants, **options, **OPTIONS)
+    compiled = kernel[(programs,)](**tensors, **sizes, **constants, **options, **OPTIONS)
     _compiled.add(bucket)
+    if compiled is not None:
+        _handles[bucket] = compiled
+    return compiled
+
+
+def is_recordable() -> bool:
+    """Whether calls may be made from records: with the settings of the process, and without hooks in Triton."""
+    return not _changes.get() and not _INTERPRETED and not _has_launch_hooks()
+
+
+def _has_launch_hooks() -> bool:
+    """Whether Triton is to call something at each launch, as profilers ask for."""
+    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+    return any(getattr(hook, "calls", hook) for hook in hooks)
+
+
+def current_stream(device: torch.device) -> int:
+    """The stream to launch on, as Triton's launchers take it."""
+    return int(triton.runtime.driver.active.get_current_stream(device.index or 0))
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Makes the tensor's device the current one, which is where Triton launches."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(x.device)
 
 
 @functools.cache
@@ -163,7 +202,32 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+_refused: set[tuple[configs.CooperativeConfig, torch.device]] = set()
+
+
 def cooperative_grid(config: configs.CooperativeConfig, x: Tensor) -> tuple[int, dict[str, Any]]:
     """The number of programs of a cooperative launch, and its options."""
-    # The interpreter runs programs one after another, so that a second one would never arrive at a barrier.
-    return (config.programs * multiprocessors(x.device), COOPERATIVE_OPTIONS) if x.is_cuda else (1, {})
+    if not x.is_cuda:
+        # The interpreter runs programs one after another, so that a second one would never arrive at a barrier.
+        return 1, {}
+    programs = 1 if (config, x.device) in _refused else config.programs
+    return programs * multiprocessors(x.device), COOPERATIVE_OPTIONS
+
+
+def is_too_large(error: RuntimeError) -> bool:
+    """Whether a launch was refused because its programs cannot all be resident at once."""
+    return "too many blocks in cooperative launch" in str(error)
+
+
+def refuse(config: configs.CooperativeConfig, device: torch.device) -> bool:
+    """From now on launches one program a multiprocessor. Returns False if it was one already."""
+    if config.programs == 1 or (config, device) in _refused:
+        return False
+    _refused.add((config, device))
+    warnings.warn(
+        f"triton backend: the device holds fewer than {config.programs} programs of a cooperative launch on a "
+        "multiprocessor; there will be one, which is slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..class_token import class_token_attention
 
+_NORMS = ("layer_norm1", "layernorm_before")  # in front of a layer's attention: CLIP and SigLIP, InternVL
 
-@contextlib.contextmanager
-def recorded_class_attention(model: Any, inputs: Mapping[str, Any]) -> Iterator[Callable[[], Tensor]]:
-    """Records what the class token attends to while the vision tower runs inside the ``with`` block.
 
-    The attention is that of the layer from whose output the model makes its tokens, averaged over the heads. It is
-    computed from that layer's queries and keys, so that no full attention map is built and any attention
-    implementation may run.
+def class_attention(model: Any, inputs: Mapping[str, Any], hidden_states: tuple[Tensor, ...]) -> Tensor:
+    """Computes what the class token attends to in the layer from whose output the model makes its tokens.
 
-    Yields:
-        A function that returns float32 ``[tiles, patches]`` for the latest run of the tower. The class token itself
-        comes first if the model makes a token of it.
+    That layer's queries and keys are computed once more, from its input. So no full attention map is built, any
+    attention implementation may run, a compiled tower too, and nothing is left on the model for another thread to see.
 
-    Raises:
-        ValueError: for a vision tower without a class token.
+    Args:
+        model: the model.
+        inputs: its inputs.
+        hidden_states: of the vision tower, ``[tiles, 1 + patches, D]``: the input of its first layer, then the output
+            of each.
+
+    Returns:
+        float32 ``[tiles, patches]``, averaged over the heads. The class token itself comes first if the model makes a
+        token of it.
     """
+    layers = _attention_layers(model.model.vision_tower)
+    number = _setting(model, inputs, "vision_feature_layer")
+    number = number if isinstance(number, int) else number[-1]
+    number = max(0, number % (len(layers) + 1) - 1)  # of the layer; hidden states begin with the first one's input
+    layer, attention = layers[number]
+    norm = next((getattr(layer, name) for name in _NORMS if hasattr(layer, name)), None)
+    if norm is None:
+        raise ValueError(
+            f"prune_inputs: expected a vision tower whose layers have {' or '.join(_NORMS)} with importance "
+            f"'cls_attention', got {type(layer).__name__}"
+        )
+    normalised = norm(hidden_states[number])
+    queries, keys = attention.q_proj(normalised[:, :1]), attention.k_proj(normalised)
+    if hasattr(attention, "q_norm"):
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    attended = class_token_attention(queries, keys, attention.num_heads, attention.scale)
+    return attended if _setting(model, inputs, "vision_feature_select_strategy") == "full" else attended[:, 1:]
+
+
+def check_class_token(model: Any) -> None:
+    """Raises in the name of ``prune_inputs`` for a model whose vision tower has no class token."""
     tower = getattr(model.model, "vision_tower", None)
     if tower is None or not any(
         name.endswith(("class_embedding", "cls_token")) for name, _ in tower.named_parameters()
@@ -34,30 +57,17 @@ def recorded_class_attention(model: Any, inputs: Mapping[str, Any]) -> Iterator[
             "prune_inputs: expected a model whose vision tower has a class token with importance 'cls_attention', "
             f"got {type(model).__name__} with {type(tower or model.model).__name__}"
         )
-    layer = inputs.get("vision_feature_layer", model.config.vision_feature_layer)
-    layer = layer if isinstance(layer, int) else layer[-1]
-    attentions = [module for module in tower.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
-    attention = attentions[layer - 1 if layer > 0 else layer]
-    strategy = inputs.get("vision_feature_select_strategy", model.config.vision_feature_select_strategy)
-    passed: dict[str, Tensor] = {}
 
-    def recorder(name: str) -> Callable[..., None]:
-        def record(module: Any, args: Any, output: Tensor) -> None:
-            passed[name] = output
 
-        return record
+def _setting(model: Any, inputs: Mapping[str, Any], name: str) -> Any:
+    return inputs.get(name, getattr(model.config, name))
 
-    def class_attention() -> Tensor:
-        attended = class_token_attention(passed["q"], passed["k"], attention.num_heads, attention.scale)
-        return attended if strategy == "full" else attended[:, 1:]
 
-    # A norm of queries and keys, where there is one, comes between the projection and the product.
-    hooks = [
-        getattr(attention, f"{name}_norm", getattr(attention, f"{name}_proj")).register_forward_hook(recorder(name))
-        for name in ("q", "k")
+def _attention_layers(tower: Any) -> list[tuple[Any, Any]]:
+    """The tower's layers, each with its attention module."""
+    return [
+        (layer, attention)
+        for layer in tower.modules()
+        for attention in layer.children()
+        if hasattr(attention, "q_proj") and hasattr(attention, "k_proj")
     ]
-    try:
-        yield class_attention
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .families import family_of
+from .cached import cached_conversation, new_inputs, remember, with_positions
+from .conversation import Conversation
+from .families import family_of, unwrapped
+from .family import has_pixels
+from .feature_injection import EncoderOutputs, PrunedInputs
 from .prompt import prepend_prompt, with_whole_prompt
-from .pruning import Pruning, has_pixels
+from .pruning import Pruning, has_placeholders
+
+_enabling = threading.Lock()
 
 
 def enable_pruning(model: Any, **options: Any) -> PruningHandle:
@@ -64,33 +71,35 @@ class PruningHandle:
     """
 
     def __init__(self, model: Any, pruning: Pruning) -> None:
-        family = family_of(model)
-        if isinstance(getattr(vars(model).get("generate"), "__self__", None), PruningHandle):
-            raise ValueError("enable_pruning: expected a model without pruning, got one whose pruning is enabled")
+        model = unwrapped(model)
         self._model = model
+        self._family = family_of(model)
         self._pruning = pruning
-        self._generate = model.generate
-        self._replaced = vars(model).get("generate")  # None where it is the class's own
-        self._state = {name: getattr(model.model, name) for name in family.state}
         self._parameters = list(inspect.signature(model.forward).parameters)
-        self._hook = model.register_forward_pre_hook(self._prune_forward, with_kwargs=True)
-        model.generate = self._pruned_generate
+        with _enabling:
+            if isinstance(getattr(vars(model).get("generate"), "__self__", None), PruningHandle):
+                raise ValueError("enable_pruning: expected a model without pruning, got one whose pruning is enabled")
+            self._generate = model.generate
+            self._replaced = vars(model).get("generate")  # None where it is the class's own
+            self._hooks = [
+                model.register_forward_pre_hook(_untraced(self._prune_forward), with_kwargs=True),
+                model.register_forward_hook(_untraced(self._remember_forward), with_kwargs=True),
+            ]
+            model.generate = self._pruned_generate
 
     def remove(self) -> None:
-        """Restores the model: its ``generate``, its hooks and the attributes that pruned calls changed.
+        """Restores the model: its ``generate`` and its hooks.
 
-        A ``generate`` that was set after ``enable_pruning`` stays. A second call does nothing.
+        A ``generate`` that was set after ``enable_pruning`` stays. A second call does nothing. Calls that are under way
+        in other threads end as they began.
         """
-        if self._hook is None:
-            return
-        self._hook.remove()
-        self._hook = None
-        if vars(self._model).get("generate") == self._pruned_generate:
-            del self._model.generate
-            if self._replaced is not None:
-                self._model.generate = self._replaced
-        for name, value in self._state.items():
-            setattr(self._model.model, name, value)
+        with _enabling:
+            while self._hooks:
+                self._hooks.pop().remove()
+            if vars(self._model).get("generate") == self._pruned_generate:
+                del self._model.generate
+                if self._replaced is not None:
+                    self._model.generate = self._replaced
 
     def __enter__(self) -> PruningHandle:
         return self
@@ -102,21 +111,37 @@ class PruningHandle:
         """``generate`` with pruned images and videos; its arguments and result are those of the model's own."""
         if inputs is not None:
             kwargs["input_ids"] = inputs
-        if has_pixels(kwargs) or self._has_placeholders(kwargs):
-            _refuse_filled_cache(kwargs)
-        if not has_pixels(kwargs):
-            return self._generate(None, *args, **kwargs)
-        with torch.no_grad():
-            pruned = self._pruning(self._model, kwargs)
-        prompt, length = kwargs["input_ids"], pruned["input_ids"].shape[1]
         config = kwargs.get("generation_config") or next(iter(args), None)
+        beams, sequences = (self._setting(name, kwargs, config) or 1 for name in ("num_beams", "num_return_sequences"))
+        held = cached_conversation(kwargs.get("past_key_values"))
+        prompt: Any = kwargs.get("input_ids")
+        if held is not None:
+            given, prompt = new_inputs(held, kwargs)
+            held = given.conversation
+            if not has_pixels(given) and has_placeholders(self._model, self._family, given.data["input_ids"]):
+                raise ValueError("enable_pruning: expected pixel values for the new placeholders, got none")
+        else:
+            if has_pixels(kwargs) or has_placeholders(self._model, self._family, prompt):
+                _refuse_filled_cache(kwargs)
+            given = PrunedInputs(kwargs)
+        with torch.no_grad():
+            pruned = self._pruning(self._model, given)
+        if held is None and not has_pixels(kwargs):
+            result = self._generate(None, *args, **kwargs)
+            if beams == 1:
+                _remember(result, kwargs, pruned.conversation)
+            return result
+        if held is not None and not has_pixels(given):
+            pruned = held.joined(pruned)
+        length = pruned["input_ids"].shape[1]
         for limit, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             value, instead = (self._setting(name, kwargs, config) for name in (limit, alternative))
             if value and instead is None:
                 pruned[limit] = max(0, value - (prompt.shape[1] - length))
-        beams, sequences = (self._setting(name, kwargs, config) or 1 for name in ("num_beams", "num_return_sequences"))
         pruned.update(with_whole_prompt(kwargs, prompt, length, sequences if beams == 1 else 1))
         result = self._generate(None, *args, **pruned)
+        if beams == 1:
+            _remember(result, kwargs, pruned.conversation)
         if isinstance(result, Tensor):
             return prepend_prompt(prompt, result[:, length:])
         result.sequences = prepend_prompt(prompt, result.sequences[:, length:])
@@ -127,17 +152,31 @@ class PruningHandle:
         found = (kwargs.get(name), getattr(config, name, None), getattr(self._model.generation_config, name, None))
         return next((value for value in found if value is not None), None)
 
-    def _has_placeholders(self, inputs: dict[str, Any]) -> bool:
-        input_ids, config = inputs.get("input_ids"), self._model.config
-        token_ids = [getattr(config, f"{modality}_token_id") for modality in family_of(self._model).modalities]
-        return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
-
     def _prune_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         if not has_pixels(inputs):
-            return None
+            held = cached_conversation(inputs.get("past_key_values"))
+            return None if held is None else ((), with_positions(held, inputs))
         _refuse_filled_cache(inputs)
         return (), dict(self._pruning(model, inputs))
+
+    def _remember_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        encoded = kwargs.get("mm_encoder_outputs")
+        if isinstance(encoded, EncoderOutputs) and encoded.conversation is not None:
+            remember(getattr(output, "past_key_values", None), encoded.conversation)
+
+
+def _untraced(hook: Any) -> Any:
+    """A hook that torch.compile does not trace, so that it is never left out of a compiled graph."""
+    return torch.compiler.disable(hook, reason="enable_pruning: expected fullgraph=False, as pruning is not traced")
+
+
+def _remember(result: Any, kwargs: dict[str, Any], conversation: Conversation | None) -> None:
+    """Notes what the cache of a call of ``generate`` holds, which may be the caller's or a new one."""
+    sequences = result if isinstance(result, Tensor) else result.sequences
+    cache = kwargs.get("past_key_values", getattr(result, "past_key_values", None))
+    if cache is not None and conversation is not None and len(sequences) == len(conversation.input_ids):
+        remember(cache, conversation.after("enable_pruning", sequences))
 
 
 def _refuse_filled_cache(inputs: dict[str, Any]) -> None:

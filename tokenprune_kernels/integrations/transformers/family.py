@@ -10,9 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sequences import Shortening, positions_of
+from .class_attention import check_class_token, class_attention
+from .sequences import Shortening, next_positions, positions_of
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+
+
+def has_pixels(inputs: Mapping[str, Any]) -> bool:
+    """Whether there are images or videos to encode."""
+    return any(inputs.get(name) is not None for name in PIXELS.values())
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Features:
         packed: whether the language model expects one tensor ``[K, 1, D]`` of tokens, not a list of ``[k_j, D]``.
         class_attention: the attention of the vision tower's class token to each token, ``[n_i]`` for each image or
             video; empty unless it was asked for.
+        grids: (time, rows, columns) of the tokens of each image or video, None where they form no grid.
     """
 
     modality: str
@@ -39,6 +46,7 @@ class Features:
     output_type: type
     packed: bool
     class_attention: list[Tensor] = field(default_factory=list)
+    grids: list[tuple[int, ...] | None] = field(default_factory=list)
 
 
 class Family:
@@ -46,20 +54,25 @@ class Family:
 
     modalities: tuple[str, ...] = ("image",)
     positions: tuple[str, ...] = ("contiguous", "original")  # the supported values, the default first
-    state: tuple[str, ...] = ()  # attributes of the inner model that a call changes
     packed: tuple[str, ...] = ()  # modalities whose features the model expects as one tensor, not as a list
     extra_inputs: tuple[str, ...] = ()  # inputs of the encoder that its signature does not name
     position_inputs: tuple[str, ...] = ()  # inputs that are used for positions only
     newlines = False  # whether the model inserts its parameter ``image_newline`` among the tokens
 
-    def encode(self, model: Any, inputs: Mapping[str, Any], modality: str) -> Features:
+    def encode(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, *, with_class_attention: bool = False
+    ) -> Features:
         """Runs the model's own encoder on all images or videos of a batch.
 
         Raises:
             ValueError: unless ``input_ids`` has a placeholder for every token.
         """
+        if with_class_attention:
+            check_class_token(model)
         encoder = getattr(model.model, f"get_{modality}_features")
         arguments = {name: inputs[name] for name in self.encoder_inputs(model, modality) if name in inputs}
+        if with_class_attention:
+            arguments["output_hidden_states"] = True
         output = encoder(inputs[PIXELS[modality]], **arguments, return_dict=True)
         placeholders = inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
         tokens, counts = self.tokens(output.pooler_output, placeholders)
@@ -69,7 +82,18 @@ class Family:
                 f"each token that the model makes of {PIXELS[modality]}, got {int(placeholders.sum())}"
             )
         deepstack = [torch.cat(list(layer)) for layer in getattr(output, "deepstack_features", None) or []]
-        return Features(modality, tokens, counts, deepstack, placeholders, type(output), modality in self.packed)
+        attended = []
+        if with_class_attention:
+            attention = class_attention(model, inputs, output.hidden_states)
+            attended = self.class_attention_items(model, inputs, modality, attention)
+            if [len(item) for item in attended] != counts:
+                raise ValueError(
+                    f"prune_inputs: expected class attention to have {counts} values, one for each token of an image "
+                    f"or video, got {[len(item) for item in attended]}"
+                )
+        grids = self.grids(model, inputs, modality, counts)
+        packed = modality in self.packed
+        return Features(modality, tokens, counts, deepstack, placeholders, type(output), packed, attended, grids)
 
     def encoder_inputs(self, model: Any, modality: str) -> list[str]:
         """The names of the encoder's inputs other than the pixel values."""
@@ -82,10 +106,16 @@ class Family:
         items = [item.flatten(0, -2) for item in pooler_output]
         return torch.cat(items), [len(item) for item in items]
 
+    def grids(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, counts: list[int]
+    ) -> list[tuple[int, ...] | None]:
+        """(time, rows, columns) of the tokens of each image or video; None where they form no single grid."""
+        return [None] * len(counts)
+
     def position_ids(
         self, model: Any, inputs: Mapping[str, Any], positions: str, shortening: Shortening, attention_mask: Tensor
-    ) -> Tensor | None:
-        """The positions of the tokens that stay.
+    ) -> tuple[Tensor | None, Tensor]:
+        """The positions of the tokens that stay, and of the first one behind the prompt.
 
         Args:
             model: the model.
@@ -95,11 +125,12 @@ class Family:
             attention_mask: the shortened one, ``[B, L']``.
 
         Returns:
-            int64 ``[..., B, L']``, or None where the model numbers the tokens itself.
+            int64 ``[..., B, L']``, or None where the model numbers the tokens itself; and int64 ``[B, 1]``.
         """
         if "position_ids" not in inputs and positions == "contiguous":
-            return None
-        return shortening(inputs.get("position_ids", positions_of(inputs["attention_mask"])), 0)
+            return None, attention_mask.long().sum(-1, keepdim=True)
+        position_ids = inputs.get("position_ids", positions_of(inputs["attention_mask"]))
+        return shortening(position_ids, 0), next_positions(position_ids, inputs["attention_mask"])
 
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor

@@ -20,6 +20,14 @@ class InternVL(Family):
         """The tokens of all tiles, and the lengths of the runs of placeholders."""
         return pooler_output.flatten(0, 1), run_lengths(placeholders)
 
+    def grids(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, counts: list[int]
+    ) -> list[tuple[int, ...] | None]:
+        """The square of a single tile."""
+        size, patch = (getattr(model.config.vision_config, f"{name}_size") for name in ("image", "patch"))
+        side = int(size[0] // patch[0] * model.config.downsample_ratio)
+        return [(1, side, side) if count == side**2 else None for count in counts]
+
     def class_attention_items(
         self, model: Any, inputs: Mapping[str, Any], modality: str, attention: Tensor
     ) -> list[Tensor]:

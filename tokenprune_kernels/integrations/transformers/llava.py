@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,16 @@ class Llava(Family):
     """LLaVA-1.5, and the models that transformers loads by the same class, such as Pixtral."""
 
     extra_inputs = ("image_sizes",)  # of Pixtral's vision tower
+
+    def grids(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, counts: list[int]
+    ) -> list[tuple[int, ...] | None]:
+        """The patches of an image: a square, and of Pixtral as its size has it."""
+        if "image_sizes" in inputs:
+            patch = model.model.vision_tower.patch_size
+            return [(1, int(height) // patch, int(width) // patch) for height, width in inputs["image_sizes"]]
+        sides = [math.isqrt(count) for count in counts]
+        return [(1, side, side) if side**2 == count else None for side, count in zip(sides, counts, strict=True)]
 
 
 class LlavaNext(Family):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...arguments import check_tensor
 from ...methods import METHODS, check_method
 from ..budget import Budget, budgets, check_budget
 from ..row_selection import select_rows
-from .class_attention import recorded_class_attention
-from .families import family_of
-from .family import PIXELS, Family, Features
+from .conversation import begin, begin_text, padding_id
+from .families import family_of, unwrapped
+from .family import PIXELS, Family, Features, has_pixels
 from .feature_injection import KeptFeatures, PrunedInputs
+from .finite import warn_of_non_finite
+from .loaded_parameters import loaded_parameters
 from .sequences import FILL, Shortening
-from .token_weights import Importance, check_importance, weights
+from .token_weights import Importance, check_importance, check_sign, weights
 
 
 @torch.no_grad()
@@ -34,6 +37,7 @@ def prune_inputs(
     scope: str = "item",
     positions: str | None = None,
     protect_newlines: bool = False,
+    check_finite: bool | None = None,
 ) -> PrunedInputs:
     """Prunes the visual tokens of one call before the language model's first layer.
 
@@ -41,15 +45,17 @@ def prune_inputs(
     prompt is shortened to them. The model is not changed.
 
     Args:
-        model: a model of one of the supported families (``...ForConditionalGeneration``).
+        model: a model of one of the supported families (``...ForConditionalGeneration``), also inside
+            ``torch.compile``, PEFT, ``DataParallel`` or ``DistributedDataParallel``.
         inputs: what its processor made: int64 ``input_ids`` ``[B, L]``, ``attention_mask`` ``[B, L]`` (all ones where
             it is missing), ``pixel_values``, ``pixel_values_videos`` and what belongs to them. ``labels``, token type
             ids and ``position_ids`` are shortened, everything else is passed on. Without pixels, nothing changes.
         method: ``"divprune"`` (Alvar et al., CVPR 2025), ``"mmr"`` (Carbonell & Goldstein, 1998; needs ``relevance``),
             ``"idpruner"`` (Tan et al., 2026; needs ``importance``) or ``"dpp"`` (Chen et al., 2018; needs
-            ``relevance``, not negative).
+            ``relevance``, not negative; ``"text"`` is scaled to (0, 1] for each image, as in CDPruner).
         k: how many tokens to keep of each image or video, at least 1: one number, or one for each of the images, then
-            of the videos. One with fewer tokens keeps them all. Give this or ``keep_ratio``.
+            of the videos. One with fewer tokens keeps them all (in ``tokenprune_kernels.prune`` that is an error). Give
+            this or ``keep_ratio``.
         keep_ratio: the share of tokens to keep, in (0, 1], likewise; rounded half to even, at least one token.
         importance: for ``"idpruner"``, the weights of the tokens: a tensor ``[T]`` over all images, then videos;
             a tensor ``[n_i]`` for each; a callable that makes ``[n, D]`` tokens into ``[n]`` weights, such as
@@ -64,13 +70,15 @@ def prune_inputs(
             gaps as several packed sequences, so a masked column is added in front where no row is padded.
         protect_newlines: keep the ``image_newline`` tokens of LLaVA-NeXT and LLaVA-OneVision in addition to the budget;
             otherwise they are candidates like any other token.
+        check_finite: whether to look for NaN and infinity in the tokens and weights, and to warn of them once for a
+            model. By default on the CPU only; on a GPU it waits for the device.
 
     Returns:
         A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
         the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
         the left. The features have no gradients; ``enable_pruning`` keeps them. In a decoding loop of your own, count
-        masks and positions from the shortened prompt. A Qwen-VL model keeps the position offset of its last prompt
-        only, so a loop that interleaves prompts has to pass ``position_ids``.
+        masks and positions from the shortened prompt; on a Qwen-VL model, pass ``position_ids`` that go on from those
+        of the prompt by one a token. ``next_turn`` of the result makes the inputs of a further turn.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -95,13 +103,10 @@ def prune_inputs(
         >>> new_tokens.shape
         torch.Size([1, 3])
     """
-    pruning = Pruning(method, k, keep_ratio, importance, relevance, lam, scope, positions, protect_newlines)
-    return pruning(model, inputs)
-
-
-def has_pixels(inputs: Mapping[str, Any]) -> bool:
-    """Whether there are images or videos to encode."""
-    return any(inputs.get(name) is not None for name in PIXELS.values())
+    pruning = Pruning(
+        method, k, keep_ratio, importance, relevance, lam, scope, positions, protect_newlines, check_finite
+    )
+    return pruning(unwrapped(model), inputs)
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class Pruning:
     scope: str = "item"
     positions: str | None = None
     protect_newlines: bool = False
+    check_finite: bool | None = None
 
     def __post_init__(self) -> None:
         check_budget("prune_inputs", self.k, self.keep_ratio)
@@ -127,32 +133,45 @@ class Pruning:
             raise ValueError(f"prune_inputs: expected scope to be 'item' or 'batch', got {self.scope!r}")
         check_importance("importance", self.importance)
         check_importance("relevance", self.relevance)
+        check_sign(self.method, self.relevance)
 
     def __call__(self, model: Any, inputs: Mapping[str, Any]) -> PrunedInputs:
         """Prunes the inputs of one call, see ``prune_inputs``."""
         family = family_of(model)
         positions = self._positions(model, family)
         # Reading PrunedInputs builds encoder outputs; read .data instead.
+        held = inputs.conversation if isinstance(inputs, PrunedInputs) else None
         given = inputs.data if isinstance(inputs, PrunedInputs) else inputs
         inputs = {name: value for name, value in given.items() if value is not None}
+        if held is None and (has_pixels(inputs) or has_placeholders(model, family, inputs.get("input_ids"))):
+            _check_cache(inputs)
         if not has_pixels(inputs):
-            return PrunedInputs(inputs)
+            passed_on = PrunedInputs(inputs)
+            passed_on.conversation = begin_text(model, inputs) if held is None else held
+            return passed_on
         _check_inputs(model, family, inputs)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         if "position_ids" in inputs:
             position_ids = inputs["position_ids"]
             inputs["position_ids"] = position_ids.expand(*position_ids.shape[:-2], *inputs["input_ids"].shape)
-        features = self._encode(model, family, inputs)
-        kept = self._kept(model, family, inputs, features)
+        with loaded_parameters(model):
+            features = self._encode(model, family, inputs)
+            kept = self._kept(model, family, inputs, features)
         keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
         for each, mask in zip(features, kept, strict=True):
             keep[each.placeholders] = mask.to(keep.device)
-        shortening, shortened = _shorten(model, family, inputs, keep, positions)
+        shortening, shortened, after = _shorten(model, family, inputs, keep, positions)
         kept_features = {
             each.modality: KeptFeatures(each, mask, shortening(each.placeholders, False))
             for each, mask in zip(features, kept, strict=True)
         }
-        return PrunedInputs(shortened | {"mm_encoder_outputs": kept_features})
+        pruned = PrunedInputs(shortened | {"mm_encoder_outputs": kept_features})
+        counts = [count for each in features for count in each.counts]
+        pruned.kept_indices = [mask.nonzero().squeeze(-1) for mask in torch.cat(kept).split(counts)]
+        pruned.grids = [grid for each in features for grid in each.grids]
+        pruned.kept_columns = shortening.columns().masked_fill(shortened["attention_mask"] == 0, -1)
+        pruned.conversation = begin(model, shortened, inputs["input_ids"], shortened.get("position_ids"), after)
+        return pruned if held is None else held.joined(pruned)
 
     def _positions(self, model: Any, family: Family) -> str:
         positions = family.positions[0] if self.positions is None else self.positions
@@ -166,15 +185,8 @@ class Pruning:
     def _encode(self, model: Any, family: Family, inputs: Mapping[str, Any]) -> list[Features]:
         """Encodes the images, and the videos."""
         modalities = [modality for modality in family.modalities if PIXELS[modality] in inputs]
-        if "cls_attention" not in [each for each in (self.importance, self.relevance) if isinstance(each, str)]:
-            return [family.encode(model, inputs, modality) for modality in modalities]
-        features = []
-        with recorded_class_attention(model, inputs) as attention:
-            for modality in modalities:
-                encoded = family.encode(model, inputs, modality)
-                attended = family.class_attention_items(model, inputs, modality, attention())
-                features.append(replace(encoded, class_attention=attended))
-        return features
+        attention = "cls_attention" in [each for each in (self.importance, self.relevance) if isinstance(each, str)]
+        return [family.encode(model, inputs, modality, with_class_attention=attention) for modality in modalities]
 
     def _kept(self, model: Any, family: Family, inputs: Mapping[str, Any], features: list[Features]) -> list[Tensor]:
         """Selects tokens: bool ``[sum of n_i]`` for the images and for the videos, True where one stays."""
@@ -186,7 +198,11 @@ class Pruning:
             counts = [len(candidates)]
         argument, weight = METHODS[self.method].weight, None
         if argument is not None:
-            weight = weights(argument, getattr(self, argument), model, inputs, features)[candidates]
+            weight = weights(self.method, argument, getattr(self, argument), model, inputs, features)
+        if self.check_finite or (self.check_finite is None and tokens.device.type == "cpu"):
+            warn_of_non_finite(model, features, tokens, argument, weight)
+        if weight is not None:
+            weight = weight[candidates]
         kept_counts = budgets("prune_inputs", counts, self.k, self.keep_ratio)
         indices = select_rows(tokens[candidates], counts, kept_counts, self.method, weight, self.lam)
         kept[candidates[indices]] = True
@@ -200,8 +216,28 @@ class Pruning:
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
 
+def has_placeholders(model: Any, family: Family, input_ids: Tensor | None) -> bool:
+    """Whether there are placeholders of images or videos among the tokens."""
+    token_ids = [getattr(model.config, f"{modality}_token_id") for modality in family.modalities]
+    return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
+
+
+def _check_cache(inputs: Mapping[str, Any]) -> None:
+    cache = inputs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError(
+            "prune_inputs: expected an empty cache, or the inputs that PrunedInputs.next_turn returns, got "
+            f"past_key_values of {cache.get_seq_length()} tokens"
+        )
+
+
 def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None:
     input_ids = inputs.get("input_ids")
+    for name in ("input_ids", *PIXELS.values()):
+        if name in inputs and not isinstance(inputs[name], Sequence):
+            check_tensor("prune_inputs", name, inputs[name])
+    if isinstance(input_ids, Sequence):
+        check_tensor("prune_inputs", "input_ids", input_ids)
     if input_ids is None or input_ids.dim() != 2:
         got = "none" if input_ids is None else f"shape {list(input_ids.shape)}"
         raise ValueError(f"prune_inputs: expected input_ids of shape [B, L] beside the pixel values, got {got}")
@@ -236,12 +272,15 @@ def _starts_again(position_ids: Tensor | None) -> bool:
 
 def _shorten(
     model: Any, family: Family, inputs: Mapping[str, Any], keep: Tensor, positions: str
-) -> tuple[Shortening, dict[str, Any]]:
-    """Drops tokens from the inputs of the language model, and the inputs that only the encoder reads."""
+) -> tuple[Shortening, dict[str, Any], Tensor]:
+    """Drops tokens from the inputs of the language model, and the inputs that only the encoder reads.
+
+    Also returns the position of the first token behind the prompt, ``[B, 1]``.
+    """
     for spare in (0, 1):
         shortening = Shortening(keep, inputs["attention_mask"], spare)
         attention_mask = shortening(inputs["attention_mask"], 0)
-        position_ids = family.position_ids(model, inputs, positions, shortening, attention_mask)
+        position_ids, after = family.position_ids(model, inputs, positions, shortening, attention_mask)
         if position_ids is None or not _reads_as_packed(position_ids, attention_mask):
             break
     consumed = {*PIXELS.values(), *family.position_inputs, "position_ids"}
@@ -250,10 +289,10 @@ def _shorten(
     shortened = {name: value for name, value in inputs.items() if name not in consumed}
     for name in FILL.keys() & shortened.keys():
         shortened[name] = shortening(inputs[name], FILL[name])
-    shortened["input_ids"] = shortening(inputs["input_ids"], _padding_id(model))
+    shortened["input_ids"] = shortening(inputs["input_ids"], padding_id(model))
     if position_ids is not None:
         shortened["position_ids"] = position_ids
-    return shortening, shortened
+    return shortening, shortened, after
 
 
 def _reads_as_packed(position_ids: Tensor, attention_mask: Tensor) -> bool:
@@ -263,9 +302,3 @@ def _reads_as_packed(position_ids: Tensor, attention_mask: Tensor) -> bool:
     """
     numbers = position_ids[0] if position_ids.dim() == 3 else position_ids
     return bool(attention_mask.all() and (numbers.diff() != 1).any())
-
-
-def _padding_id(model: Any) -> int:
-    configs = (model.generation_config, model.config, model.config.get_text_config())
-    token_ids = (getattr(config, "pad_token_id", None) for config in configs)
-    return next((token_id for token_id in token_ids if token_id is not None and token_id >= 0), 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .family import Family
-from .sequences import Shortening, positions_of
+from .sequences import Shortening, next_positions, positions_of
 
 
 class QwenVL(Family):
@@ -20,32 +20,42 @@ class QwenVL(Family):
 
     modalities = ("image", "video")
     positions = ("original",)
-    state = ("rope_deltas",)
     position_inputs = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
+    def grids(
+        self, model: Any, inputs: Mapping[str, Any], modality: str, counts: list[int]
+    ) -> list[tuple[int, ...] | None]:
+        """The processor's grid, in merged patches."""
+        merge = model.config.vision_config.spatial_merge_size
+        return [
+            (time, rows // merge, columns // merge)
+            for time, rows, columns in inputs[f"{modality}_grid_thw"].reshape(-1, 3).tolist()
+        ]
 
     def position_ids(
         self, model: Any, inputs: Mapping[str, Any], positions: str, shortening: Shortening, attention_mask: Tensor
-    ) -> Tensor | None:
+    ) -> tuple[Tensor | None, Tensor]:
         """The original (t, h, w) of the tokens that stay, after a row of contiguous numbers: ``[4, B, L']``.
 
-        The model makes its attention mask from the first row. As the model does, this sets ``rope_deltas`` on the inner
-        model, from which later calls with a cache and without ``position_ids`` compute their positions.
+        The model makes its attention mask from the first row.
         """
+        numbers = positions_of(attention_mask).unsqueeze(0)
         if "position_ids" in inputs:
-            position_ids = shortening(inputs["position_ids"], 0)
-            if position_ids.shape[:-2] == (4,):
-                position_ids[0] = positions_of(attention_mask)
-            return position_ids
-        inner, input_ids = model.model, inputs["input_ids"]
-        spatial, rope_deltas = inner.get_rope_index(
+            given = inputs["position_ids"]
+            after = next_positions(given[1:] if given.shape[:-2] == (4,) else given, inputs["attention_mask"])
+            position_ids = shortening(given, 0)
+            if given.shape[:-2] == (4,):
+                position_ids = torch.cat([numbers, position_ids[1:]])
+            return position_ids, after
+        input_ids = inputs["input_ids"]
+        spatial, _ = model.model.get_rope_index(
             input_ids,
             mm_token_type_ids=inputs.get("mm_token_type_ids", _token_types(model.config, input_ids)),
             attention_mask=inputs["attention_mask"],
             **{name: inputs[name] for name in self.position_inputs if name in inputs},
         )
-        before, after = ((mask != 0).sum(-1, keepdim=True) for mask in (inputs["attention_mask"], attention_mask))
-        inner.rope_deltas = rope_deltas + before - after
-        return torch.cat([positions_of(attention_mask).unsqueeze(0), shortening(spatial, 0)])
+        after = next_positions(spatial, inputs["attention_mask"])
+        return torch.cat([numbers, shortening(spatial, 0)]), after
 
 
 def _token_types(config: Any, input_ids: Tensor) -> Tensor:

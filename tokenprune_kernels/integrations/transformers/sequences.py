@@ -37,6 +37,10 @@ class Shortening:
         source = self._source.to(values.device).expand(*values.shape[:-2], *self._source.shape)
         return values.gather(-1, source).where(self._kept.to(values.device), fill)
 
+    def columns(self) -> Tensor:
+        """The old column of each new one, int64 ``[B, L']``; -1 in new padding."""
+        return self._source.where(self._kept, -1)
+
 
 def run_lengths(mask: Tensor) -> list[int]:
     """The lengths of the runs of True in the rows of a bool ``[B, L]``, row by row."""
@@ -47,3 +51,10 @@ def run_lengths(mask: Tensor) -> list[int]:
 def positions_of(attention_mask: Tensor) -> Tensor:
     """The position of each token among the unmasked tokens of its row, ``[B, L]``; 0 where it is masked."""
     return (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+
+
+def next_positions(position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The position behind the last unmasked token of each row, ``[B, 1]``, for positions ``[..., B, L]``."""
+    placed = position_ids.masked_fill(attention_mask == 0, -1)
+    last = placed.amax(-1, keepdim=True)
+    return (last.amax(0) if placed.dim() > 2 else last) + 1

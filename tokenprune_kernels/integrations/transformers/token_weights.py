@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...importance import norm
+from ...importance import VisionSelectorScorer, norm
 from .family import Features
 
 Importance = str | Tensor | Sequence[Tensor] | Callable[[Tensor], Tensor]
 
 NAMES = ("norm", "text", "cls_attention")
+_SIGNED = "expected relevance to be at least 0 with method 'dpp'"
 
 
 def weights(
+    method: str,
     argument: str,
     importance: Importance,
     model: Any,
@@ -27,6 +29,7 @@ def weights(
     """Computes one weight for each token of all images and videos, ``[T]``.
 
     Args:
+        method: the DPP takes ``"text"`` scaled to [0, 1] for each image and video.
         argument: ``"relevance"`` or ``"importance"``, for errors.
         importance: the value of that argument.
         model: the model.
@@ -34,19 +37,39 @@ def weights(
         features: the tokens of the images, and of the videos.
 
     Raises:
-        ValueError: unless there is one weight for each token.
+        ValueError: unless there is one weight for each token, not negative for the DPP.
     """
     if isinstance(importance, str):
         if importance == "norm":
             return torch.cat([norm(each.tokens) for each in features])
         if importance == "text":
-            return _text_similarity(model, inputs, features)
+            similarity = _text_similarity(model, inputs, features)
+            counts = [count for each in features for count in each.counts]
+            return torch.cat([_scaled(each) for each in similarity.split(counts)]) if method == "dpp" else similarity
         return torch.cat([attention for each in features for attention in each.class_attention])
     items = [item for each in features for item in each.tokens.split(each.counts)]
     if isinstance(importance, Tensor):
-        return _checked_tensor(argument, importance, items).to(items[0].device)
-    given = [importance(item) for item in items] if callable(importance) else importance
-    return torch.cat([weight.to(items[0].device) for weight in _checked_list(argument, given, items)])
+        weight = _checked_tensor(argument, importance, items).to(items[0].device)
+    else:
+        given = [importance(item) for item in items] if callable(importance) else importance
+        weight = torch.cat([each.to(items[0].device) for each in _checked_list(argument, given, items)])
+    if method == "dpp" and bool((weight < 0).any()):
+        raise ValueError(f"prune_inputs: {_SIGNED}, got {float(weight[weight < 0][0]):.6g}")
+    return weight
+
+
+def check_sign(method: str, relevance: Any) -> None:
+    """Raises for a relevance that is signed by its nature, with the DPP."""
+    if method == "dpp" and isinstance(relevance, VisionSelectorScorer):
+        raise ValueError(f"prune_inputs: {_SIGNED}, got VisionSelectorScorer, whose scores are signed")
+
+
+def _scaled(similarity: Tensor) -> Tensor:
+    """A similarity scaled to (0, 1] by its finite extremes, as CDPruner does (arXiv 2506.10967, section 3)."""
+    finite = similarity.isfinite()
+    least = similarity.masked_fill(~finite, torch.inf).amin()
+    most = similarity.masked_fill(~finite, -torch.inf).amax()
+    return (similarity - least + 1e-6) / (most - least + 1e-6)
 
 
 def check_importance(argument: str, importance: Any) -> None:
@@ -99,9 +122,13 @@ def _text_similarity(model: Any, inputs: Mapping[str, Any], features: list[Featu
     for each in features:
         text = text & ~each.placeholders
     embedding = model.get_input_embeddings()
-    embeddings = embedding(inputs["input_ids"].to(embedding.weight.device)).float()
-    shares = (text / text.sum(-1, keepdim=True).clamp_min(1)).to(embeddings)
-    mean = torch.einsum("bl,bld->bd", shares, embeddings)
+    input_ids = inputs["input_ids"]
+    if embedding.weight.device.type != "meta":  # as it is under accelerate's offloading, which moves its input too
+        input_ids = input_ids.to(embedding.weight.device)
+    embeddings = embedding(input_ids).float()
+    text = text.to(embeddings)
+    # A matrix product would take the precision of autocast, or TF32.
+    mean = (text.unsqueeze(-1) * embeddings).sum(1) / text.sum(-1, keepdim=True).clamp_min(1)
     similarities = []
     for each in features:
         rows = each.placeholders.nonzero()[:, 0].to(mean.device)  # the prompt of each token

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import triton
 from torch import Tensor
 
-from .. import configs, kernels, runtime
+from .. import configs, kernels, recorded_calls, runtime
 
 ROW_ALIGNMENT = kernels.ROW_ALIGNMENT.value
 
@@ -18,9 +17,14 @@ _CHUNK = kernels.CHUNK.value
 _MAX_PROGRAMS = 2**31 - 1  # of a grid
 
 
+def ceil_div(count: int, size: int) -> int:
+    """How many blocks of ``size`` hold ``count``. Triton's own function takes ten times as long."""
+    return -(-count // size)
+
+
 def padded(count: int) -> int:
     """The rows or columns of a workspace that hold ``count``, in units of ``ROW_ALIGNMENT``."""
-    return triton.cdiv(count, ROW_ALIGNMENT)
+    return ceil_div(count, ROW_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Tokens:
 
     def splits(self, tiles: int) -> int:
         """How many splits of D a pass over ``tiles`` tiles has."""
-        chunks = triton.cdiv(self.x.shape[-1], _CHUNK)
+        chunks = ceil_div(self.x.shape[-1], _CHUNK)
         return configs.split_k(tiles, chunks, runtime.multiprocessors(self.x.device))
 
     def sizes(self) -> dict[str, int]:
@@ -77,16 +81,26 @@ class Output:
     scores: Tensor | None
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], device: torch.device, with_scores: bool) -> Output:
-        """Not yet written."""
-        scores = torch.empty(shape, dtype=torch.float32, device=device) if with_scores else None
-        return cls(torch.empty(shape, dtype=torch.int64, device=device), scores)
-
-    @classmethod
-    def blank(cls, total_k: int, device: torch.device, with_scores: bool) -> Output:
-        """The result of no segment at all: -1, and -inf for the scores."""
-        scores = torch.full((total_k,), -torch.inf, dtype=torch.float32, device=device) if with_scores else None
-        return cls(torch.full((total_k,), -1, dtype=torch.int64, device=device), scores)
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        device: torch.device,
+        with_scores: bool,
+        *,
+        blank: bool = False,
+        recorder: recorded_calls.Recorder | None = None,
+    ) -> Output:
+        """Not yet written, or blank: the result of no segment at all, -1, and -inf for the scores."""
+        made: list[Tensor | None] = [None, None]
+        parts = (("indices", torch.int64, -1), ("scores", torch.float32, -torch.inf))
+        for place, (name, dtype, fill) in enumerate(parts[: 1 + with_scores]):
+            value = fill if blank else None
+            made[place] = recorded_calls.allocated(shape, dtype, device, value)
+            if recorder is not None:
+                recorder.output(name, shape, dtype, value)
+        indices, scores = made
+        assert indices is not None
+        return cls(indices, scores)
 
     def result(self) -> Any:
         """What an operator returns."""
@@ -106,6 +120,7 @@ class Batch:
         segments: how many segments a slice has at most.
         longest: how many rows a segment has at most.
         capacity: rows of the workspaces, in units of ``ROW_ALIGNMENT``.
+        recorder: where allocations and launches are noted, None if the call is not recorded.
     """
 
     method: str
@@ -116,6 +131,7 @@ class Batch:
     segments: int
     longest: int
     capacity: int
+    recorder: recorded_calls.Recorder | None = None
 
     def lam_weights(self) -> dict[str, float]:
         """The two weights of MMR's score."""
@@ -141,8 +157,8 @@ class Form:
         raise NotImplementedError
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
-        """Bytes of workspace for one item of a batch."""
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
+        """Bytes of workspace for one item of a batch of which k rows are picked."""
         raise NotImplementedError
 
     @staticmethod
@@ -154,15 +170,55 @@ class Form:
         x = batch.tokens.x
         self.batch = batch
         self.architecture = runtime.architecture(x.device)
-        self.norm_blocks = triton.cdiv(batch.longest, kernels.NORM_BLOCK_N.value)
+        self.norm_blocks = ceil_div(batch.longest, kernels.NORM_BLOCK_N.value)
         if batch.segments * self.norm_blocks > _MAX_PROGRAMS:
             raise ValueError(
                 f"{batch.method}: expected at most {_MAX_PROGRAMS // self.norm_blocks} segments with max_seqlen = "
                 f"{batch.longest} on the triton backend, got {batch.segments}"
             )
         rows = batch.capacity * ROW_ALIGNMENT
-        self.reciprocal_norm = x.new_empty(rows, dtype=torch.float32)
-        self.relevance = None if batch.weight is None else x.new_empty(rows, dtype=torch.float32)
+        self.reciprocal_norm = self.workspace(rows)
+        self.relevance = None if batch.weight is None else self.workspace(rows)
+
+    def workspace(self, *shape: int, dtype: torch.dtype = torch.float32, fill: int | None = None) -> Tensor:
+        """Allocates a workspace, unwritten if nothing is to fill it."""
+        tensor = recorded_calls.allocated(shape, dtype, self.batch.tokens.x.device, fill)
+        return tensor if self.batch.recorder is None else self.batch.recorder.workspace(tensor, fill)
+
+    def launch(
+        self,
+        kernel: Any,
+        programs: int,
+        tensors: dict[str, Tensor | None],
+        sizes: dict[str, Any],
+        constants: dict[str, Any],
+        **options: int,
+    ) -> None:
+        """Launches a kernel. The arguments are those of `runtime.launch`."""
+        compiled = runtime.launch(kernel, programs, tensors, sizes, constants, **options)
+        if self.batch.recorder is not None:
+            self.batch.recorder.launch(compiled, kernel, programs, tensors | sizes | constants)
+
+    def launch_cooperatively(
+        self,
+        config: configs.CooperativeConfig,
+        kernel: Any,
+        tensors: dict[str, Tensor | None],
+        sizes: dict[str, Any],
+        constants: dict[str, Any],
+    ) -> None:
+        """Launches a kernel whose programs wait for one another, as many as the device holds at once."""
+        x = self.batch.tokens.x
+        while True:
+            programs, options = runtime.cooperative_grid(config, x)
+            options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | options
+            try:
+                self.launch(kernel, programs, tensors, sizes | {"programs": programs}, constants, **options)
+                return
+            except RuntimeError as error:
+                # The device has run nothing of a launch that it refuses.
+                if not runtime.is_too_large(error) or not runtime.refuse(config, x.device):
+                    raise
 
     def run(self, first_segment: int, segments: int, *, count: int, k: int, plan: Tensor | None) -> None:
         """Selects from a slice of a dense batch, or from a ragged one.
@@ -176,7 +232,7 @@ class Form:
         """
         batch = self.batch
         slice_sizes = {"first_segment": first_segment, "count": count}
-        runtime.launch(
+        self.launch(
             kernels.row_norm_kernel,
             segments * self.norm_blocks,
             {

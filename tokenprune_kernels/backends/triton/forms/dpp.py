@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import configs, kernels, runtime
-from .base import ROW_ALIGNMENT, Batch, Form, tile_constants
+from .. import configs, kernels
+from .base import ROW_ALIGNMENT, Batch, Form, padded, tile_constants
 from .materialised import MaterialisedForm
 
 
@@ -27,9 +27,9 @@ class DppForm(Form):
         return MaterialisedForm.row_bytes(longest)
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
-        """The Cholesky factor of an item, if all rows are picked."""
-        return MaterialisedForm.item_bytes(element_size, count)
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
+        """The Cholesky factor of an item: a row for each pick."""
+        return 4 * max(1, k) * padded(count) * ROW_ALIGNMENT
 
     @staticmethod
     def kernel_names(method: str) -> tuple[str, ...]:
@@ -46,32 +46,28 @@ class DppForm(Form):
         batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
         max_k = k if plan is None else min(batch.longest, batch.out.indices.shape[0])
         rows = batch.capacity * ROW_ALIGNMENT
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
         lowest = torch.iinfo(torch.int64).min, torch.iinfo(torch.int32).min
-        runtime.launch(
+        self.launch_cooperatively(
+            self.config,
             kernels.dpp_kernel,
-            programs,
             {
                 "x": x,
                 "plan": plan,
                 "reciprocal_norm": self.reciprocal_norm,
                 "relevance": self.relevance,
-                "gains": x.new_empty(rows, dtype=torch.float32),
-                "factor": x.new_empty(max_k, rows, dtype=torch.float32),
-                "packed_picks": x.new_full((segments, max_k), lowest[0], dtype=torch.int64),
-                "max_root_keys": x.new_full((segments,), lowest[1], dtype=torch.int32),
-                "arrival_counter": x.new_zeros(1, dtype=torch.int32),
+                "gains": self.workspace(rows),
+                "factor": self.workspace(max_k, rows),
+                "packed_picks": self.workspace(segments, max_k, dtype=torch.int64, fill=lowest[0]),
+                "max_root_keys": self.workspace(segments, dtype=torch.int32, fill=lowest[1]),
+                "arrival_counter": self.workspace(1, dtype=torch.int32, fill=0),
                 "indices": batch.out.indices,
                 "scores": batch.out.scores,
             },
-            sizes | batch.tokens.sizes() | {"k": k, "programs": programs, "max_k": max_k, "stride_f": rows},
+            sizes | batch.tokens.sizes() | {"k": k, "max_k": max_k, "stride_f": rows},
             {
                 "WITH_SCORES": batch.out.scores is not None,
                 "VARLEN": plan is not None,
                 "ALIGNMENT": batch.tokens.alignment,
             }
             | tile_constants(self.config, x.shape[-1]),
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from .. import configs, kernels, runtime
-from .base import ROW_ALIGNMENT, Batch, Form, padded, tile_constants
+from .base import ROW_ALIGNMENT, Batch, Form, ceil_div, padded, tile_constants
 
 
 class LazyGreedyForm(Form):
@@ -24,7 +23,7 @@ class LazyGreedyForm(Form):
         return 3 * 4 * ROW_ALIGNMENT
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
         """The Gram matrix of an item's candidates, and its rows."""
         candidates = configs.candidate_count(element_size, count)
         return 4 * candidates**2 + padded(count) * cls.row_bytes(count)
@@ -44,28 +43,27 @@ class LazyGreedyForm(Form):
         self.max_candidates = self.candidate_n
         while self.max_candidates > self.block_n and self._gram_bytes() > runtime.current().workspace_limit:
             self.max_candidates //= 2
-        self.keys = x.new_empty(batch.capacity * ROW_ALIGNMENT, dtype=torch.int32)
-        self.candidate_rows = x.new_empty(segments, self.candidate_n, dtype=torch.int32)
+        self.keys = self.workspace(batch.capacity * ROW_ALIGNMENT, dtype=torch.int32)
+        self.candidate_rows = self.workspace(segments, self.candidate_n, dtype=torch.int32)
         # Loads of a row are candidate_n wide. Those of the last row end behind the matrix.
-        self.gram = x.new_empty(segments * self.max_candidates**2 + self.candidate_n, dtype=torch.float32)
-        self.state = x.new_empty(segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32)
+        self.gram = self.workspace(segments * self.max_candidates**2 + self.candidate_n)
 
     def _gram_bytes(self) -> int:
         return 4 * self.batch.segments * self.max_candidates**2
 
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         """The first pick and the lazy greedy rounds."""
-        self.state.zero_()
+        state = self.workspace(self.batch.segments + 1, kernels.STATE_COLUMNS.value, dtype=torch.int32, fill=0)
         current = runtime.current()
         limit = self.max_candidates if current.max_candidates is None else current.max_candidates
         sizes = sizes | {"k": k}
         candidates = {"max_candidates": min(self.max_candidates, limit)}
-        out = {"plan": plan, "state": self.state, "indices": self.batch.out.indices, "scores": self.batch.out.scores}
+        out = {"plan": plan, "state": state, "indices": self.batch.out.indices, "scores": self.batch.out.scores}
         constants = {"WITH_SCORES": self.batch.out.scores is not None, "VARLEN": plan is not None}
         if self.batch.method == "divprune":
             self._launch_outlier_search(sizes, candidates, out, constants)
         else:
-            runtime.launch(
+            self.launch(
                 kernels.first_pick_kernel,
                 sizes["segments"],
                 {"reciprocal_norm": self.reciprocal_norm, "relevance": self.relevance} | out,
@@ -96,18 +94,13 @@ class LazyGreedyForm(Form):
         out: dict[str, Tensor | None],
         constants: dict[str, Any],
     ) -> None:
-        x = self.batch.tokens.x
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
-        outlier_keys = x.new_empty(sizes["segments"], self.candidate_n, dtype=torch.int32)
-        runtime.launch(
+        outlier_keys = self.workspace(sizes["segments"], self.candidate_n, dtype=torch.int32)
+        self.launch_cooperatively(
+            self.config,
             kernels.outlier_kernel,
-            programs,
             self._rows() | out | {"outlier_keys": outlier_keys},
-            sizes | self.batch.tokens.sizes() | {"programs": programs} | candidates,
+            sizes | self.batch.tokens.sizes() | candidates,
             constants | self._tiles(),
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )
 
     def _launch_rounds(
@@ -117,34 +110,30 @@ class LazyGreedyForm(Form):
         out: dict[str, Tensor | None],
         constants: dict[str, Any],
     ) -> None:
-        batch, x, segments = self.batch, self.batch.tokens.x, sizes["segments"]
-        programs, cooperative = runtime.cooperative_grid(self.config, x)
+        batch, segments = self.batch, sizes["segments"]
         gram_blocks = self.max_candidates // self.block_n
-        row_blocks = segments * triton.cdiv(batch.longest, self.block_n)
+        row_blocks = segments * ceil_div(batch.longest, self.block_n)
         gram_tiles = segments * (gram_blocks * (gram_blocks + 1) // 2)
         row_splits, tile_splits = (batch.tokens.splits(units) for units in (row_blocks, gram_tiles))
         split_rows, split_tiles = row_blocks if row_splits > 1 else 0, gram_tiles if tile_splits > 1 else 0
         counters = max(split_rows, split_tiles)
         partial_tiles = max(split_rows * row_splits * kernels.SPLIT_BLOCKS.value, split_tiles * tile_splits)
-        runtime.launch(
+        self.launch_cooperatively(
+            self.config,
             kernels.lazy_greedy_kernel,
-            programs,
             self._rows()
             | out
             | {
                 "relevance": self.relevance,
                 "gram": self.gram,
-                "partial_sums": x.new_empty(max(1, partial_tiles * self.block_n**2), dtype=torch.float32),
-                "arrival_counters": x.new_zeros(max(1, counters), dtype=torch.int32),
+                "partial_sums": self.workspace(max(1, partial_tiles * self.block_n**2)),
+                "arrival_counters": self.workspace(max(1, counters), dtype=torch.int32, fill=0 if counters else None),
             },
             sizes
             | batch.tokens.sizes()
             | batch.lam_weights()
-            | {"programs": programs, "gram_blocks": gram_blocks}
+            | {"gram_blocks": gram_blocks}
             | {"row_splits": row_splits, "tile_splits": tile_splits}
             | candidates,
             constants | self._tiles() | {"METHOD": batch.method, "WARPS": self.config.num_warps},
-            num_warps=self.config.num_warps,
-            num_stages=self.config.num_stages,
-            **cooperative,
         )

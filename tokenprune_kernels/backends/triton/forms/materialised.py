@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from .. import configs, kernels, runtime
-from .base import ROW_ALIGNMENT, Batch, Form, padded, tile_constants
+from .base import ROW_ALIGNMENT, Batch, Form, ceil_div, padded, tile_constants
 
 _SIMILARITY_PROGRAMS = 4  # per multiprocessor, which may be more than are resident
 
@@ -44,7 +44,7 @@ class MaterialisedForm(Form):
         return 4 * padded(longest) * ROW_ALIGNMENT**2
 
     @classmethod
-    def item_bytes(cls, element_size: int, count: int) -> int:
+    def item_bytes(cls, element_size: int, count: int, k: int) -> int:
         """All similarities of an item."""
         return padded(count) * cls.row_bytes(count)
 
@@ -53,17 +53,17 @@ class MaterialisedForm(Form):
         """The same for each method."""
         return "similarity_kernel", "greedy_kernel"
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, config: configs.SimilarityConfig | None = None) -> None:
         super().__init__(batch)
         x = batch.tokens.x
-        self.config = configs.similarity_config(
+        self.config = config or configs.similarity_config(
             x.element_size(), batch.longest, x.shape[-1], self.architecture, batch.tokens.is_aligned
         )
         self.block_n = self.config.block_n
-        self.blocks = triton.cdiv(batch.longest, self.block_n)
+        self.blocks = ceil_div(batch.longest, self.block_n)
         rows = batch.capacity * ROW_ALIGNMENT
-        self.similarity = x.new_empty(rows, padded(batch.longest) * ROW_ALIGNMENT, dtype=torch.float32)
-        self.row_maximum = x.new_empty(self.blocks, rows, dtype=torch.float32) if batch.method == "divprune" else None
+        self.similarity = self.workspace(rows, padded(batch.longest) * ROW_ALIGNMENT)
+        self.row_maximum = self.workspace(self.blocks, rows) if batch.method == "divprune" else None
 
     def select(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         """The similarity pass and the greedy loop."""
@@ -76,7 +76,7 @@ class MaterialisedForm(Form):
         splits = batch.tokens.splits(tiles)
         split_tiles = tiles if splits > 1 else 0
         programs = min(tiles * splits, _SIMILARITY_PROGRAMS * runtime.multiprocessors(x.device))
-        runtime.launch(
+        self.launch(
             kernels.similarity_kernel,
             programs,
             {
@@ -85,8 +85,10 @@ class MaterialisedForm(Form):
                 "reciprocal_norm": self.reciprocal_norm,
                 "similarity": self.similarity,
                 "row_maximum": self.row_maximum,
-                "partial_sums": x.new_empty(max(1, split_tiles * splits * self.block_n**2), dtype=torch.float32),
-                "arrival_counters": x.new_zeros(max(1, split_tiles), dtype=torch.int32),
+                "partial_sums": self.workspace(max(1, split_tiles * splits * self.block_n**2)),
+                "arrival_counters": self.workspace(
+                    max(1, split_tiles), dtype=torch.int32, fill=0 if split_tiles else None
+                ),
             },
             sizes
             | batch.tokens.sizes()
@@ -105,7 +107,7 @@ class MaterialisedForm(Form):
     def _launch_greedy(self, sizes: dict[str, Any], k: int, plan: Tensor | None) -> None:
         batch = self.batch
         block_n = max(16, triton.next_power_of_2(batch.longest))
-        runtime.launch(
+        self.launch(
             kernels.greedy_kernel,
             sizes["segments"],
             {

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .grid import last_to_arrive
 from .scores import LARGEST_ROW, NO_KEY, NON_FINITE, PICKED, comes_before
-from .similarity import CHUNK, dot_products, partial_tile, similarity_of, sum_of_splits, triangle_tile
+from .similarity import dot_products, elements_of, partial_tile, similarity_of, sum_of_splits, triangle_tile
 from .state import BEST_OUTSIDE_KEY, BEST_OUTSIDE_ROW, CANDIDATE_COUNT
 
 CHOICE_BLOCK_N = tl.constexpr(1024)
@@ -137,41 +137,41 @@ def gram_tile(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Writes a tile of the candidates' Gram matrix, and its transpose.
+    """Writes a tile of the candidates' Gram matrix, and its transpose. The tile has candidates.
 
     Returns True in the program that completed the tile: under split-K, the last one to arrive.
     """
     tile_i, tile_j = triangle_tile(tile)
-    complete = split == 0
-    if tile_j * BLOCK_N < candidate_count:
-        n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
-        i = tile_i * BLOCK_N + n
-        j = tile_j * BLOCK_N + n
-        row_i = tl.load(candidate_rows + i, mask=i < candidate_count, other=0).to(tl.int64)
-        row_j = tl.load(candidate_rows + j, mask=j < candidate_count, other=0).to(tl.int64)
-        dot = dot_products(
-            rows + row_i * stride_n,
-            i < candidate_count,
-            rows + row_j * stride_n,
-            j < candidate_count,
-            split * CHUNK,
-            tl.where(splits > 1, tl.minimum(split * CHUNK + CHUNK, D), D),
-            EVEN_D,
-            BLOCK_N,
-            BLOCK_N,
-            BLOCK_D,
-        )
-        if splits > 1:
-            of_tile = partial_tile(partial_sums, BLOCK_N)
-            tl.store(of_tile + split * (BLOCK_N * BLOCK_N), dot)
-            complete = last_to_arrive(arrival_counter, splits)
-            if complete:
-                dot = sum_of_splits(of_tile, splits, BLOCK_N)
+    n = tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    i = tile_i * BLOCK_N + n
+    j = tile_j * BLOCK_N + n
+    row_i = tl.load(candidate_rows + i, mask=i < candidate_count, other=0).to(tl.int64)
+    row_j = tl.load(candidate_rows + j, mask=j < candidate_count, other=0).to(tl.int64)
+    first, last = elements_of(split, splits > 1, D)
+    dot = dot_products(
+        rows + row_i * stride_n,
+        i < candidate_count,
+        rows + row_j * stride_n,
+        j < candidate_count,
+        first,
+        last,
+        EVEN_D,
+        BLOCK_N,
+        BLOCK_N,
+        BLOCK_D,
+    )
+    complete = splits == 1
+    if splits > 1:
+        of_tile = partial_tile(partial_sums, BLOCK_N)
+        tl.store(of_tile + split * (BLOCK_N * BLOCK_N), dot)
+        complete = last_to_arrive(arrival_counter, splits)
         if complete:
-            norm_i = tl.load(reciprocal_norm + row_i)
-            norm_j = tl.load(reciprocal_norm + row_j)
-            values = similarity_of(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
-            tl.store(gram + i[:, None] * stride_g + j[None, :], values)
-            if tile_i < tile_j:
-                tl.store(gram + j[:, None] * stride_g + i[None, :], tl.trans(values))
+            dot = sum_of_splits(of_tile, splits, BLOCK_N)
+    if complete:
+        norm_i = tl.load(reciprocal_norm + row_i)
+        norm_j = tl.load(reciprocal_norm + row_j)
+        values = similarity_of(dot, norm_i, norm_j)  # [BLOCK_N, BLOCK_N]
+        tl.store(gram + i[:, None] * stride_g + j[None, :], values)
+        if tile_i < tile_j:
+            tl.store(gram + j[:, None] * stride_g + i[None, :], tl.trans(values))
     return complete

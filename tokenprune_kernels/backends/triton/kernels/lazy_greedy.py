@@ -12,8 +12,8 @@ import triton.language as tl
 from .candidates import choose_candidates, gram_tile
 from .grid import grid_barrier, last_to_arrive
 from .scores import NON_FINITE, PICKED, UNBOUNDED, best_of, key_from, score_of
-from .segments import all_units, segment_at, segment_of
-from .similarity import CHUNK, dot_products, partial_tile, similarity_of, sum_of_splits
+from .segments import all_units, segment_at, segment_of, triangle
+from .similarity import dot_products, elements_of, partial_tile, similarity_of, sum_of_splits
 from .state import (
     ARRIVAL_COUNTER,
     BEST_OUTSIDE_KEY,
@@ -72,8 +72,7 @@ def _update(
     inside = n < length
     norm = tl.load(reciprocal_norm + n, mask=inside, other=0.0)
     is_split = (splits > 1) & (picks - picks_seen <= SPLIT_BLOCKS * BLOCK_N)
-    first = tl.where(is_split, split, 0) * CHUNK
-    last = tl.where(is_split, tl.minimum(first + CHUNK, D), D)
+    first, last = elements_of(split, is_split, D)
     nearest = tl.full([BLOCK_N], float("-inf"), tl.float32)
     complete = split == 0
     if is_split | complete:
@@ -241,7 +240,7 @@ def lazy_greedy_kernel(
     D = d_units * ALIGNMENT
     blocks = all_units(plan, segments, count, BLOCK_N, False, VARLEN)
     stride_g = tl.cast(gram_blocks, tl.int64) * BLOCK_N
-    tiles = gram_blocks * (gram_blocks + 1) // 2
+    tiles = triangle(gram_blocks)
     arrived = tl.full([], 0, tl.int32)
     round_number = tl.full([], 0, tl.int32)
     while tl.load(grid_state + OPEN_SELECTIONS) > 0:
@@ -299,15 +298,19 @@ def lazy_greedy_kernel(
                 plan, number, first_segment, count, k, VARLEN
             )
             segment_state = state + number * STATE_COLUMNS
-            # Nothing waits for the splits of a tile without candidates. They may read PICKS while it changes, but do
-            # nothing either way.
-            if tl.load(segment_state + PICKS) < segment_k:
+            # The count stands since the barrier. Tiles without candidates are left out, and do not even read PICKS:
+            # nothing waits for them, so that it could change at that time. The others read it before they arrive.
+            candidate_count = tl.load(segment_state + CANDIDATE_COUNT)
+            candidate_tiles = triangle(tl.cdiv(candidate_count, BLOCK_N))
+            has_candidates = tile % tiles < candidate_tiles
+            picks = tl.load(segment_state + PICKS, mask=has_candidates, other=0)
+            if has_candidates & (picks < segment_k):
                 last = gram_tile(
                     x + segment * stride_xb * ALIGNMENT + first_row * stride_n,
                     stride_n,
                     reciprocal_norm + workspace_row,
                     candidate_rows + number * CANDIDATE_N,
-                    tl.load(segment_state + CANDIDATE_COUNT),
+                    candidate_count,
                     gram + number * stride_g * stride_g,
                     stride_g,
                     tile % tiles,
@@ -321,7 +324,7 @@ def lazy_greedy_kernel(
                     BLOCK_D,
                 )
                 if last:
-                    last = last_to_arrive(segment_state + ARRIVAL_COUNTER, tiles)
+                    last = last_to_arrive(segment_state + ARRIVAL_COUNTER, candidate_tiles)
                 if last:
                     made = _pick_from_candidates(
                         segment_state,

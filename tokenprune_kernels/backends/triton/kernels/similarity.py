@@ -63,6 +63,16 @@ def dot_products(
 
 
 @triton.jit
+def elements_of(split, is_split, D):
+    """Returns the first element of a split of D and the one behind its last, or of all of D where it is not split.
+
+    The first is a multiple of the constant CHUNK, so that the compiler sees that loads are 16-byte aligned.
+    """
+    first = tl.where(is_split, split, 0) * CHUNK
+    return first, tl.where(is_split, tl.minimum(first + CHUNK, D), D)
+
+
+@triton.jit
 def partial_tile(partial_sums, BLOCK_N: tl.constexpr):
     """The addresses of a tile's dot products over the first split of D, ``[BLOCK_N, BLOCK_N]``.
 
@@ -172,9 +182,7 @@ def similarity_kernel(
         i = tile_i * BLOCK_N + n  # [BLOCK_N]
         j = tile_j * BLOCK_N + n  # [BLOCK_N]
         base = x + segment * stride_xb * ALIGNMENT + first_row * stride_n
-        # A multiple of the constant CHUNK, so that the compiler sees that loads are 16-byte aligned.
-        first = tl.cast(unit % splits, tl.int32) * CHUNK
-        last = tl.where(splits > 1, tl.minimum(first + CHUNK, D), D)
+        first, last = elements_of(tl.cast(unit % splits, tl.int32), splits > 1, D)
         dot = dot_products(
             base + i * stride_n,
             i < length,

@@ -1,0 +1,163 @@
+"""Processes that may hang or crash. Each has a limit, and how it ended has a name."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from bench.files import ROOT, described
+from bench.gpu.findings import CRASHED, ERROR, NOT_STARTED, PASSED, TIMED_OUT, WRONG
+
+UNKILLABLE_SECONDS = 3.0
+"""How long a killed process may take to end. One that waits for a driver may never end, and is left behind."""
+
+_FORK = multiprocessing.get_context("fork")
+
+
+class WrongResultError(Exception):
+    """A check ran to its end, and its result is wrong."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    outcome: str
+    seconds: float = 0.0
+    detail: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_command(
+    command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Runs a command, and kills it and its children when the time is over. Its output is appended to the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                start_new_session=True,
+                env=None if environment is None else {**os.environ, **environment},
+            )
+        except OSError as error:
+            return Ended(ERROR, 0.0, described(error))
+        try:
+            code = process.wait(max(0.0, seconds))
+        except BaseException as error:
+            kill_group(process)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return Ended(TIMED_OUT, time.monotonic() - start, f"killed after {seconds:.0f} s")
+    taken = time.monotonic() - start
+    if code < 0:
+        return Ended(CRASHED, taken, _signal_name(-code))
+    return Ended(PASSED, taken) if code == 0 else Ended(ERROR, taken, f"exit code {code}")
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kills a process that was started in a session of its own, and its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(UNKILLABLE_SECONDS)
+
+
+def run_forked(
+    checks: Mapping[str, Callable[[], Any]],
+    seconds: float,
+    report: Callable[[str, Ended], None],
+    *,
+    deadline: float = float("inf"),
+    side_by_side: int = 1,
+) -> None:
+    """Runs each check in a fork of this process, which must not have used the device.
+
+    Args:
+        checks: by name. What one returns, a dictionary, becomes the facts. `WrongResultError` and other exceptions are
+            reported.
+        seconds: the limit of each.
+        report: called with each check's end, at once.
+        deadline: of all, on the clock of `time.monotonic`. Checks beyond it, and those that it cuts short, are reported
+            as not started.
+        side_by_side: how many run at a time.
+    """
+    waiting, running = deque(checks.items()), {}
+    while waiting or running:
+        now = time.monotonic()
+        while waiting and len(running) < side_by_side:
+            name, check = waiting.popleft()
+            if now >= deadline:
+                report(name, Ended(NOT_STARTED, 0.0, "no time was left"))
+                continue
+            fork = _Fork(name, check, now + seconds, deadline)
+            running[fork.connection] = fork
+        if not running:
+            continue
+        first = min(fork.end for fork in running.values())
+        ready = wait(list(running), max(0.0, first - time.monotonic()))
+        late = [connection for connection, fork in running.items() if fork.end <= time.monotonic()]
+        for connection in {*ready, *late}:
+            fork = running.pop(connection)
+            report(fork.name, fork.ended(answered=connection in ready))
+
+
+class _Fork:
+    def __init__(self, name: str, check: Callable[[], Any], end: float, deadline: float) -> None:
+        self.name, self.start = name, time.monotonic()
+        self.end, self.is_cut_short = min(end, deadline), deadline < end
+        self.connection, theirs = _FORK.Pipe(duplex=False)
+        self.process = _FORK.Process(target=_child, args=(check, theirs))
+        self.process.start()
+        theirs.close()
+
+    def ended(self, *, answered: bool) -> Ended:
+        taken = time.monotonic() - self.start
+        try:
+            outcome, detail, facts = self.connection.recv() if answered else (TIMED_OUT, "", {})
+        except EOFError:
+            self.process.join(UNKILLABLE_SECONDS)
+            code = self.process.exitcode or 0
+            outcome, detail, facts = CRASHED, _signal_name(-code) if code < 0 else f"exit code {code}", {}
+        if outcome == TIMED_OUT and self.is_cut_short:
+            outcome, detail = NOT_STARTED, f"cut short after {taken:.0f} s"
+        elif outcome == TIMED_OUT:
+            detail = f"killed after {taken:.0f} s"
+        self.connection.close()
+        # The answer is all there is to wait for: a broken device may keep the process from ending.
+        self.process.kill()
+        self.process.join(UNKILLABLE_SECONDS)
+        return Ended(outcome, taken, detail, facts)
+
+
+def _child(check: Callable[[], Any], connection: Connection) -> None:
+    try:
+        answer = (PASSED, "", check() or {})
+    except WrongResultError as error:
+        answer = (WRONG, str(error), {})
+    except BaseException as error:
+        answer = (ERROR, described(error), {})
+    connection.send(answer)
+    os._exit(0)  # a broken device may keep an orderly exit from ending
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

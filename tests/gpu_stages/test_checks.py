@@ -1,0 +1,171 @@
+"""Checks in processes of their own, and tests under watch: what one does to itself costs the others nothing."""
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("bench", reason="the benchmarks are only in the source tree")
+
+from bench.gpu import contact_stage, machine, process, recording, tests_stage
+from bench.gpu.findings import Finding, Findings
+
+
+def hang():
+    time.sleep(60)
+
+
+def crash():
+    faulthandler.disable()  # pytest's, which would print the stack
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave():
+    os._exit(3)
+
+
+def be_wrong():
+    raise process.WrongResultError("pick 3: row 5")
+
+
+def break_the_device():
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def refuse_to_end():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang()
+
+
+CHECKS = {
+    "hang": (hang, "timed out", "killed after 1 s"),
+    "crash": (crash, "crashed", "SIGSEGV"),
+    "leave": (leave, "crashed", "exit code 3"),
+    "wrong": (be_wrong, "wrong", "pick 3: row 5"),
+    "broken": (break_the_device, "error", "RuntimeError: CUDA error: an illegal memory access was encountered"),
+    "stubborn": (refuse_to_end, "timed out", "killed after 1 s"),
+    "right": (lambda: {"number": 1.5}, "passed", ""),
+}
+
+
+@pytest.mark.parametrize("side_by_side", [1, 4])
+def test_each_check_ends_alone(tmp_path, side_by_side):
+    findings = Findings(tmp_path)
+    checks = {name: check for name, (check, _, _) in CHECKS.items()}
+    start = time.monotonic()
+    contact_stage.run_checks(findings, "contact", checks, start + 30, seconds=1.0, side_by_side=side_by_side)
+    assert time.monotonic() - start < 6
+    found = findings.of("contact")
+    assert {name: (each.outcome, each.detail) for name, each in found.items()} == {
+        name: expected for name, (_, *expected) in CHECKS.items() for expected in [tuple(expected)]
+    }
+    assert found["right"].facts == {"number": 1.5}
+
+
+def test_checks_beyond_the_deadline_are_not_started_and_left_for_later(tmp_path):
+    findings = Findings(tmp_path)
+    checks = {"first": hang, "second": dict}
+    contact_stage.run_checks(findings, "bits", checks, time.monotonic() + 0.5, side_by_side=1)
+    assert {name: (each.outcome, each.detail[:9]) for name, each in findings.of("bits").items()} == {
+        "first": ("not started", "cut short"),
+        "second": ("not started", "no time w"),
+    }
+    contact_stage.run_checks(findings, "bits", checks, time.monotonic() + 9, seconds=0.5, side_by_side=1)
+    assert {name: each.outcome for name, each in findings.of("bits").items()} == {
+        "first": "timed out",
+        "second": "passed",
+    }
+
+
+TESTS = {
+    "test_first_captured_graph": "assert True",
+    "test_fails": "assert 1 == 2",
+    "test_hangs": "time.sleep(60)",
+    "test_crashes": "os.abort()",
+    "test_breaks_the_device": "raise RuntimeError('CUDA error: an illegal memory access was encountered')",
+    "test_skips": "pytest.skip('no')",
+    "test_after_all_of_them": "assert True",
+}
+OUTCOMES = {
+    "test_first_captured_graph": "passed",
+    "test_fails": "wrong",
+    "test_hangs": "timed out",
+    "test_crashes": "crashed",
+    "test_breaks_the_device": "error",
+    "test_skips": "skipped",
+    "test_after_all_of_them": "passed",
+}
+
+
+@pytest.fixture
+def fake_tests(tmp_path, monkeypatch):
+    """A folder with tests that do to their process what kernels may."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take most of a start
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    body = "".join(f"def {name}():\n    {code}\n" for name, code in TESTS.items())
+    (folder / "test_fake.py").write_text(f"import os, time, pytest\n{body}")
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return folder
+
+
+def run_fakes(findings, folder, deadline, **options):
+    log = findings.path.parent / "log"
+    options = {"seconds": 1.5, "root": folder} | options
+    tests_stage.run_tests(findings, ["test_fake.py"], time.monotonic() + deadline, log, **options)
+    return {name.partition("::")[2]: finding for name, finding in findings.of("tests").items()}
+
+
+def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
+    findings = Findings(tmp_path)
+    found = run_fakes(findings, fake_tests, 60, workers=2)
+    assert {name: finding.outcome for name, finding in found.items()} == OUTCOMES
+    assert found["test_fails"].detail == "assert 1 == 2"
+    assert not list(tmp_path.glob(".gpu-test-*"))
+
+
+def test_tests_that_there_was_no_time_for_are_taken_later(tmp_path, fake_tests):
+    findings = Findings(tmp_path)
+    (fake_tests / "test_fake.py").write_text("def test_one():\n    pass\n")
+    found = run_fakes(findings, fake_tests, 0.0, workers=1)
+    assert {finding.outcome for finding in found.values()} == {"not started"}
+    findings.add(Finding("tests", "test_fake.py::test_one", "not started"))
+    assert run_fakes(findings, fake_tests, 60, workers=1)["test_one"].outcome == "passed"
+
+
+def test_what_only_a_gpu_can_show_is_tested_first():
+    nodes = [
+        "tests/operators/test_dpp.py::test_of_operators[gpu]",
+        "tests/triton/test_gpu.py::test_torch_compile_replays_graphs[mmr]",
+        "tests/triton/test_gpu.py::test_rows_far_apart[mmr]",
+        "tests/triton/test_gpu.py::test_a_captured_graph_serves_new_contents[mmr]",
+        "tests/triton/test_gpu.py::test_similarities_are_one_function_of_two_rows[dtype0]",
+    ]
+    assert sorted(nodes, key=recording.rank) == [nodes[4], nodes[3], nodes[2], nodes[0], nodes[1]]
+
+
+def test_a_missing_compiler_is_said_in_one_line(monkeypatch):
+    assert machine.compiler() == "" or machine.compiler().startswith("expected ")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+    assert machine.compiler() == "expected a C compiler (cc, gcc or clang) and Python.h, got none"
+
+
+def test_a_machine_without_a_device_is_a_finding(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    findings = Findings(tmp_path)
+    contact_stage.look_around(findings)
+    found = findings.of("contact")
+    assert found["device"].outcome == "error"
+    assert found["versions"].facts["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert machine.architecture() == 90
+
+
+def test_the_latest_finding_counts(tmp_path):
+    findings = Findings(tmp_path)
+    findings.add(Finding("tests", "a", "not started"))
+    findings.add(Finding("tests", "a", "passed"))
+    assert findings.settled("tests") == {"a"}

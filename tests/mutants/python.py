@@ -1,0 +1,130 @@
+"""Mutants of the judge and of the integration into transformers."""
+
+from tests.mutants.mutant import Mutant
+
+VERIFY = "tokenprune_kernels/verify"
+INTEGRATIONS = "tokenprune_kernels/integrations"
+TRANSFORMERS = f"{INTEGRATIONS}/transformers"
+
+MUTANTS = (
+    Mutant(
+        "judge-tolerance-doubled",
+        "judge",
+        f"{VERIFY}/replay.py",
+        'runner-up by `lead`."""\n        return Rule(tolerance=2 * eps,',
+        'runner-up by `lead`."""\n        return Rule(tolerance=4 * eps,',
+        "The judge excuses twice what the contract allows.",
+    ),
+    Mutant(
+        "judge-always-decisive",
+        "judge",
+        f"{VERIFY}/replay.py",
+        "self.decisive = self.decisive and rule.decisive",
+        "self.decisive = rule.decisive",
+        "A verdict is decisive where only the last step is.",
+    ),
+    Mutant(
+        "judge-repeated-picks",
+        "judge",
+        f"{VERIFY}/replay.py",
+        "        self.unselected[pick] = False\n",
+        "",
+        "A row may be picked twice.",
+    ),
+    Mutant(
+        "judge-non-finite-in-any-order",
+        "judge",
+        f"{VERIFY}/replay.py",
+        '        if pick == lowest:\n            return None\n        reason = f"non-finite',
+        '        if pick >= lowest:\n            return None\n        reason = f"non-finite',
+        "Rows that are not finite may come in any order.",
+    ),
+    Mutant(
+        "judge-spare-slots-unchecked",
+        "judge",
+        f"{VERIFY}/judge.py",
+        "if value != filler:",
+        "if value > 0 and value != filler:",
+        "What stands in the slots past the last segment is not looked at.",
+    ),
+    Mutant(
+        "judge-gain-of-earlier-picks",
+        "judge",
+        f"{VERIFY}/replay.py",
+        "        for earlier in self.columns:\n",
+        "        for earlier in self.columns[1:]:\n",
+        "The replay of a DPP forgets its first pick.",
+    ),
+    Mutant(
+        "budget-not-capped",
+        "transformers",
+        f"{INTEGRATIONS}/budget.py",
+        "    return min(k, count)",
+        "    return k",
+        "An image with fewer tokens than k is asked for more than it has.",
+    ),
+    Mutant(
+        "positions-count-padding",
+        "transformers",
+        f"{TRANSFORMERS}/sequences.py",
+        "(attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)",
+        "(torch.ones_like(attention_mask).long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)",
+        "Positions count the padding on the left.",
+    ),
+    Mutant(
+        "padding-side-fixed",
+        "transformers",
+        f"{TRANSFORMERS}/sequences.py",
+        "right = bool((attention_mask[:, -1] == 0).any())",
+        "right = False",
+        "A batch that was padded on the right is padded on the left.",
+    ),
+    Mutant(
+        "labels-filled-with-zero",
+        "transformers",
+        f"{TRANSFORMERS}/sequences.py",
+        '"labels": -100',
+        '"labels": 0',
+        "New padding counts in the loss.",
+    ),
+    Mutant(
+        "text-mean-with-placeholders",
+        "transformers",
+        f"{TRANSFORMERS}/token_weights.py",
+        "        text = text & ~each.placeholders\n",
+        "        text = text\n",
+        "The mean of a prompt's text includes its image tokens.",
+    ),
+    Mutant(
+        "weights-of-all-rows",
+        "transformers",
+        f"{TRANSFORMERS}/pruning.py",
+        "model, inputs, features)[candidates]",
+        "model, inputs, features)[: len(candidates)]",
+        "With protected tokens, candidates get the weights of other tokens.",
+    ),
+    Mutant(
+        "batch-scope-for-each-item",
+        "transformers",
+        f"{TRANSFORMERS}/pruning.py",
+        "            counts = [len(candidates)]\n",
+        "            pass\n",
+        "A budget of the whole batch is given to each image.",
+    ),
+    Mutant(
+        "encoder-outputs-shared",
+        "transformers",
+        f"{TRANSFORMERS}/feature_injection.py",
+        "list(self._tokens)",
+        "self._tokens",
+        "The encoder output is a tuple where models expect a list.",
+    ),
+    Mutant(
+        "prompts-of-beams-swapped",
+        "transformers",
+        f"{TRANSFORMERS}/prompt.py",
+        ".repeat_interleave(len(new_tokens) // len(prompt), dim=0)",
+        ".repeat(len(new_tokens) // len(prompt), 1)",
+        "Sequences of a batch get one another's prompts.",
+    ),
+)

@@ -1,0 +1,176 @@
+"""Several turns of a conversation: each answers as recomputing the whole conversation would."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.support.vision_language import (
+    MROPE_FAMILIES,
+    NO_TEXT,
+    batch,
+    every_family_slow_but,
+    model_of,
+)
+from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
+
+GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "suppress_tokens": NO_TEXT}
+OUTPUT = {"return_dict_in_generate": True, "output_logits": True}
+PRUNING = {"keep_ratio": 0.3}
+SOME = every_family_slow_but("llava", "llava_next", "qwen3_vl")
+PIXELS = ("pixel_values", "image_grid_thw", "image_sizes")
+
+
+def joined(first, answer, second):
+    """The whole conversation without pruning: the first prompt, an answer in text, the second prompt."""
+    text = torch.zeros_like(answer)
+    between = {"input_ids": answer, "attention_mask": text + 1, "mm_token_type_ids": text}
+    whole = {
+        name: torch.cat([first[name], between[name].to(first[name].dtype), second[name]], dim=1)
+        for name in between
+        if name in first
+    }
+    for name in PIXELS:
+        parts = [inputs[name] for inputs in (first, second) if name in inputs]
+        if parts:
+            whole[name] = torch.cat(parts)
+    return whole
+
+
+def assert_as_from_scratch(model, output, whole, **options):
+    pruned = prune_inputs(model, whole, **PRUNING, **options)
+    expected = model.generate(**pruned, **GREEDY, **OUTPUT)
+    for logits, others in zip(output.logits, expected.logits, strict=True):
+        torch.testing.assert_close(logits, others, atol=2e-5, rtol=1e-4)
+    assert torch.equal(output.sequences[:, -3:], expected.sequences[:, -3:])
+
+
+def options_of(family):
+    return [{}] if family in MROPE_FAMILIES else [{"positions": "contiguous"}, {"positions": "original"}]
+
+
+@pytest.mark.parametrize("rows", [("ttt",), ("tIt",)], ids=["text", "image"])
+@pytest.mark.parametrize("family", SOME)
+def test_the_next_turn_of_pruned_inputs(family, rows):
+    model, first, second = model_of(family), batch(family, "ttItt"), batch(family, *rows)
+    for options in options_of(family):
+        turn = prune_inputs(model, first, **PRUNING, **options)
+        output = model.generate(**turn, **GREEDY, **OUTPUT)
+        answer = output.sequences[:, turn.input_ids.shape[1] :]
+        prune_inputs(model, batch(family, "tIttttt"), k=3)  # of somebody else
+        turn = prune_inputs(model, turn.next_turn(output, second), **PRUNING, **options)
+        whole = joined(first, answer, second)
+        output = model.generate(**turn, **GREEDY, **OUTPUT)
+        assert_as_from_scratch(model, output, whole, **options)
+        third = batch(family, "tItt")
+        turn = prune_inputs(model, turn.next_turn(output, third), **PRUNING, **options)
+        answer = output.sequences[:, -3:]
+        assert_as_from_scratch(
+            model, model.generate(**turn, **GREEDY, **OUTPUT), joined(whole, answer, third), **options
+        )
+
+
+@pytest.mark.parametrize("rows", [("ttt",), ("tIt",)], ids=["text", "image"])
+@pytest.mark.parametrize("family", SOME)
+def test_the_whole_conversation_with_its_cache_under_enable_pruning(family, rows):
+    model, first, second = model_of(family), batch(family, "ttItt"), batch(family, *rows)
+    for options in options_of(family):
+        with enable_pruning(model, **PRUNING, **options):
+            output = model.generate(**first, **GREEDY, **OUTPUT)
+            model.generate(**batch(family, "tIttttt"), **GREEDY)  # of somebody else
+            answer = output.sequences[:, first["input_ids"].shape[1] :]
+            whole = joined(first, answer, second)
+            new = whole | {name: second[name] for name in PIXELS if name in second}
+            if "pixel_values" not in second:
+                new = {name: value for name, value in new.items() if name not in PIXELS}
+            output = model.generate(**new, past_key_values=copy.deepcopy(output.past_key_values), **GREEDY, **OUTPUT)
+        assert torch.equal(output.sequences[:, :-3], whole["input_ids"])
+        assert_as_from_scratch(model, output, whole, **options)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_a_batch_whose_answers_end_at_different_times(family):
+    model, first, second = model_of(family), batch(family, "ttItt", "tItttt"), batch(family, "tt", "ttIt")
+    turn = prune_inputs(model, first, **PRUNING)
+    columns = turn.input_ids.shape[1]
+    greedy = GREEDY | {"min_new_tokens": 1}
+    stop = int(model.generate(**turn, **greedy)[1, columns + 1])
+    output = model.generate(**turn, **greedy, **OUTPUT, eos_token_id=stop, pad_token_id=0)
+    answer = output.sequences[:, columns:]
+    assert answer[1, 2:].tolist() == [0] * (answer.shape[1] - 2) != answer[0, 2:].tolist()
+    follow = model.generate(**prune_inputs(model, turn.next_turn(output, second), **PRUNING), **GREEDY, **OUTPUT)
+    whole = joined(first, answer, second)
+    width = first["input_ids"].shape[1]
+    whole["attention_mask"][1, width + 2 : width + answer.shape[1]] = 0
+    assert_as_from_scratch(model, follow, whole)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_new_tokens_alone_beside_a_mask_of_cache_and_new_tokens(family):
+    model, first = model_of(family), batch(family, "ttItt")
+    new = torch.tensor([[7, 9]])
+    with enable_pruning(model, **PRUNING):
+        output = model.generate(**first, **GREEDY, **OUTPUT)
+        ids = torch.cat([output.sequences, new], 1)
+        cache = output.past_key_values
+        expected = model.generate(ids, past_key_values=copy.deepcopy(cache), **GREEDY)[:, -3:]
+        rest = ids[:, -3:]  # the last answered token is not in the cache
+        for length in (cache.get_seq_length() + 3, ids.shape[1]):
+            mask = torch.ones(1, length, dtype=torch.int64)
+            again = copy.deepcopy(cache)
+            assert torch.equal(
+                model.generate(rest, attention_mask=mask, past_key_values=again, **GREEDY)[:, -3:], expected
+            )
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@torch.no_grad()
+def test_a_loop_may_count_its_mask_without_pruning_and_meet_another_conversation(family):
+    model, first = model_of(family), batch(family, "ttItt")
+    with enable_pruning(model, **PRUNING):
+        output = model(**first, use_cache=True)
+        cache, step = output.past_key_values, {"input_ids": torch.tensor([[7]])}
+        expected = model(**step, past_key_values=copy.deepcopy(cache)).logits
+        model(**batch(family, "tIttttt"))
+        for length in (first["input_ids"].shape[1] + 1, cache.get_seq_length() + 1):
+            mask = torch.ones(1, length, dtype=torch.int64)
+            logits = model(**step, attention_mask=mask, past_key_values=copy.deepcopy(cache)).logits
+            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+        with pytest.raises(
+            ValueError, match=r"expected attention_mask to have .* columns, or .* as without pruning, got 2"
+        ):
+            model(**step, attention_mask=mask[:, :2], past_key_values=cache)
+
+
+def test_what_does_not_go_on_is_refused_in_one_line():
+    model, first, second = model_of("llava"), batch("llava", "ttItt"), batch("llava", "tIt")
+    turn = prune_inputs(model, first, **PRUNING)
+    output = model.generate(**turn, **GREEDY, **OUTPUT)
+    cache = output.past_key_values
+    with pytest.raises(
+        ValueError, match=r"expected an empty cache, or the inputs that PrunedInputs\.next_turn returns"
+    ):
+        prune_inputs(model, first | {"past_key_values": cache}, **PRUNING)
+    with pytest.raises(
+        ValueError, match=r"expected an empty cache, or the inputs that PrunedInputs\.next_turn returns"
+    ):
+        prune_inputs(model, {"input_ids": first["input_ids"], "past_key_values": cache}, **PRUNING)
+    with pytest.raises(ValueError, match="expected the output of generate with return_dict_in_generate=True"):
+        turn.next_turn(output.sequences, second)
+    with pytest.raises(ValueError, match="one sequence for each of the 1 prompts"):
+        turn.next_turn(model.generate(**prune_inputs(model, second, k=2), **GREEDY, **OUTPUT), second)
+    with enable_pruning(model, **PRUNING):
+        with pytest.raises(ValueError, match="expected an empty cache for a prompt with images or videos"):
+            model.generate(**first, past_key_values=copy.deepcopy(cache))
+        result = model.generate(**first, **GREEDY, return_dict_in_generate=True)
+        cache = result.past_key_values
+        with pytest.raises(ValueError, match="expected an empty cache for a prompt with images or videos"):
+            model(**first, past_key_values=cache)
+        for wrong in (first["input_ids"], result.sequences.flip(-1)):
+            with pytest.raises(ValueError, match="expected input_ids to begin with the 22 tokens"):
+                model.generate(wrong, past_key_values=cache)
+        with pytest.raises(ValueError, match="expected pixel values for the new placeholders"):
+            model.generate(torch.cat([result.sequences, second["input_ids"]], 1), past_key_values=cache)
+        cache.crop(-5)
+        with pytest.raises(ValueError, match="expected a cache of at least 9 tokens"):
+            model.generate(result.sequences, past_key_values=cache)
