@@ -17,6 +17,7 @@ COMMANDS = {
     "host": "what a call on a GPU costs in Python before its last launch, without a GPU",
     "load": "the operators on a CPU that other work keeps busy",
     "e2e": "7B models in full width with and without pruning",
+    "vllm": "requests to a vLLM engine with and without pruning",
     "analysis": "importance against diversity, on photographs and saved features",
     "render": "every table of the documents from the committed results",
     "demo": "prunes a photograph",
@@ -28,7 +29,8 @@ def command_named(name: str) -> Callable[[Sequence[str]], int]:
     """What runs a command, given its arguments."""
     if name in ("cpu", "cuda"):
         return functools.partial(importlib.import_module("bench.run").main, name)
-    module = {"e2e": "bench.end_to_end.run", "gpu": "bench.gpu.run"}.get(name, f"bench.{name}")
+    modules = {"e2e": "bench.end_to_end.run", "gpu": "bench.gpu.run", "vllm": "bench.vllm_serving"}
+    module = modules.get(name, f"bench.{name}")
     return importlib.import_module(module).main
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import analysis_table, files, load, roofline, tables
+from bench import analysis_table, files, load, roofline, tables, vllm_serving
 from bench.devices import cpu
 from bench.end_to_end import table as end_to_end
 from bench.files import ROOT
 from bench.markdown import put_between
 
-BENCHMARKS, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+BENCHMARKS, README, VLLM = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "vllm.md"
 # The processor of the README's table.
 SPEED_RESULT = "cpu-amd-epyc.json"
 
@@ -25,6 +25,7 @@ def rendered() -> dict[tuple[str, Path], str]:
         ("end-to-end table", BENCHMARKS): _tables("end-to-end-*.json", end_to_end.summary, "make bench-e2e"),
         ("analysis table", BENCHMARKS): _tables("analysis.json", analysis_table.table, "make bench-analysis"),
         ("load table", BENCHMARKS): _tables("load-*.json", load.table, "make bench-load", titled=True),
+        ("vllm table", VLLM): _tables("vllm-*.json", vllm_serving.table, "make bench-vllm", titled=True),
         ("gpu prediction table", BENCHMARKS): roofline.table(),
         ("published gpu times table", BENCHMARKS): roofline.published_table(),
         ("speed table", README): _tables(SPEED_RESULT, tables.speed, "make bench"),

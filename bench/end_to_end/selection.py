@@ -70,7 +70,7 @@ class LoopInstead:
         self._recording = False
 
     def __call__(self, x: Tensor, counts: list[int], kept_counts: list[int], *_: Any) -> Tensor:
-        """Selects as ``integrations.transformers.row_selection.select_rows`` does, from one item."""
+        """Selects as ``integrations.row_selection.select_rows`` does, from one item."""
         (k,) = kept_counts
         indices = self._loop(x, k)
         if self._recording:

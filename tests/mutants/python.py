@@ -3,7 +3,8 @@
 from tests.mutants.mutant import Mutant
 
 VERIFY = "tokenprune_kernels/verify"
-TRANSFORMERS = "tokenprune_kernels/integrations/transformers"
+INTEGRATIONS = "tokenprune_kernels/integrations"
+TRANSFORMERS = f"{INTEGRATIONS}/transformers"
 
 MUTANTS = (
     Mutant(
@@ -57,7 +58,7 @@ MUTANTS = (
     Mutant(
         "budget-not-capped",
         "transformers",
-        f"{TRANSFORMERS}/budget.py",
+        f"{INTEGRATIONS}/budget.py",
         "    return min(k, count)",
         "    return k",
         "An image with fewer tokens than k is asked for more than it has.",

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..class_token import class_token_attention
+
 _NORMS = ("layer_norm1", "layernorm_before")  # in front of a layer's attention: CLIP and SigLIP, InternVL
 
 
@@ -41,10 +43,7 @@ def class_attention(model: Any, inputs: Mapping[str, Any], hidden_states: tuple[
     queries, keys = attention.q_proj(normalised[:, :1]), attention.k_proj(normalised)
     if hasattr(attention, "q_norm"):
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    queries, keys = (states.float().unflatten(-1, (attention.num_heads, -1)) for states in (queries, keys))
-    # A matrix product would take the precision of autocast, or TF32.
-    logits = (queries * keys).sum(-1) * attention.scale  # [tiles, 1 + patches, heads]
-    attended = logits.softmax(1).mean(-1)
+    attended = class_token_attention(queries, keys, attention.num_heads, attention.scale)
     return attended if _setting(model, inputs, "vision_feature_select_strategy") == "full" else attended[:, 1:]
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...arguments import check_tensor
 from ...methods import METHODS, check_method
-from .budget import Budget, budgets, check_budget
+from ..budget import Budget, budgets, check_budget
+from ..row_selection import select_rows
 from .conversation import begin, begin_text, padding_id
 from .families import family_of, unwrapped
 from .family import PIXELS, Family, Features, has_pixels
 from .feature_injection import KeptFeatures, PrunedInputs
 from .finite import warn_of_non_finite
 from .loaded_parameters import loaded_parameters
-from .row_selection import select_rows
 from .sequences import FILL, Shortening
 from .token_weights import Importance, check_importance, check_sign, weights
 
@@ -125,7 +125,7 @@ class Pruning:
     check_finite: bool | None = None
 
     def __post_init__(self) -> None:
-        check_budget(self.k, self.keep_ratio)
+        check_budget("prune_inputs", self.k, self.keep_ratio)
         check_method(
             "prune_inputs", self.method, {"relevance": self.relevance, "importance": self.importance}, self.lam
         )
@@ -203,7 +203,7 @@ class Pruning:
             warn_of_non_finite(model, features, tokens, argument, weight)
         if weight is not None:
             weight = weight[candidates]
-        kept_counts = budgets(counts, self.k, self.keep_ratio)
+        kept_counts = budgets("prune_inputs", counts, self.k, self.keep_ratio)
         indices = select_rows(tokens[candidates], counts, kept_counts, self.method, weight, self.lam)
         kept[candidates[indices]] = True
         return list(kept.split([len(each.tokens) for each in features]))

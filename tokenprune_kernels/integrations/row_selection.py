@@ -7,8 +7,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ...declaration import NAMESPACE
-from ...methods import METHODS
+from ..declaration import NAMESPACE
+from ..methods import METHODS
 
 
 def select_rows(

@@ -1,0 +1,101 @@
+"""What is refused: in one line, at engine start or for the request alone."""
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import vllm
+from vllm.exceptions import VLLMValidationError
+
+from tests.vllm.engine import prompt, running
+from tests.vllm.media import Request
+from tests.vllm.oracle import NEW_TOKENS
+from tokenprune_kernels.integrations.vllm import model, registration, requirement
+
+pytestmark = pytest.mark.vllm
+IMAGE = Request(("a", "I1", "?"))
+
+
+def start(checkpoints, family, tokenprune, **options):
+    with running(family, checkpoints, tokenprune, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("family", "tokenprune", "message"),
+    [
+        ("llava", {"keep_ratio": 1.5}, r"expected keep_ratio to be in \(0, 1\], got 1.5"),
+        (
+            "qwen2_vl",
+            {"k": 3, "method": "idpruner", "importance": "cls_attention"},
+            "expected an importance or relevance among norm, vision_selector for Qwen2VL with .*, got 'cls_attention'",
+        ),
+    ],
+)
+def test_an_engine_with_a_wrong_option_does_not_start(family, tokenprune, message, checkpoints):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        start(checkpoints, family, tokenprune)
+
+
+def test_requests_are_refused_alone(checkpoints):
+    with running("qwen2_5_vl", checkpoints, None) as engine:
+        with pytest.raises(
+            VLLMValidationError, match="expected an engine that was started with it, got it in a request only"
+        ):
+            engine.answers([IMAGE._replace(options={"k": 3})])
+        assert len(engine.answers([IMAGE])[0].tokens) == NEW_TOKENS
+    with running("qwen2_5_vl", checkpoints, {"keep_ratio": 0.5}) as engine:
+        for text in ("a <|image_pad|>", "<|image_pad|><|image_pad|> ?"):
+            data = prompt("qwen2_5_vl", Request(("I1", "on", "I2")[: 1 if "><" not in text else 3]))
+            with pytest.raises(VLLMValidationError, match="expected text after every image and video, got none"):
+                engine.llm.generate([data | {"prompt": text}], use_tqdm=False)
+        with pytest.raises(VLLMValidationError, match="expected the engine's scorer in a request, got another"):
+            engine.answers([IMAGE._replace(options={"scorer": "elsewhere"})])
+        with pytest.raises(
+            VLLMValidationError, match="expected an importance or relevance among norm, vision_selector"
+        ):
+            engine.answers(
+                [IMAGE._replace(options={"method": "idpruner", "importance": "cls_attention", "keep_ratio": 0.5})]
+            )
+        assert max(engine.differences([IMAGE])) < 1e-4
+
+
+class Settings:
+    """Of an engine, as `_check_engine` reads them."""
+
+    def __init__(self, lora=False, graphs=False):
+        self.lora_config = type("Lora", (), {"enable_tower_connector_lora": lora})
+        self.compilation_config = type("Compilation", (), {"cudagraph_mm_encoder": graphs})
+
+
+def test_adapters_and_graphs_of_the_encoder_are_refused():
+    model._check_engine(Settings())
+    with pytest.raises(ValueError, match="got enable_tower_connector_lora"):
+        model._check_engine(Settings(lora=True))
+    with pytest.raises(ValueError, match="got cudagraph_mm_encoder"):
+        model._check_engine(Settings(graphs=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"), [("0.30.1", False), ("0.31.0", True), ("0.33.2", True), ("0.34.0", False)]
+)
+def test_versions(version, supported, monkeypatch):
+    monkeypatch.setattr(vllm, "__version__", version)
+    assert (requirement.unsupported_version() is None) == supported
+    monkeypatch.setenv("TOKENPRUNE_ANY_VLLM", "1")
+    assert requirement.unsupported_version() is None
+
+
+def test_an_unsupported_version_registers_nothing(monkeypatch):
+    monkeypatch.setattr(vllm, "__version__", "0.40.0")
+    monkeypatch.setattr(vllm.ModelRegistry, "register_model", lambda *args: pytest.fail("registered"), raising=False)
+    registration.register()
+
+
+def test_a_missing_seam_is_named(monkeypatch):
+    requirement.check_seams()
+    monkeypatch.setitem(requirement.SEAMS, "vllm.multimodal.hasher:MultiModalHasher", ("hash_kwargs", "gone"))
+    with pytest.raises(
+        ImportError, match=r"expected a vllm with vllm\.multimodal\.hasher:MultiModalHasher\.gone, got vllm"
+    ):
+        requirement.check_seams()
