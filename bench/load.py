@@ -26,6 +26,7 @@ from bench import files, render
 from bench.inputs import DIMENSIONS, photograph
 from bench.markdown import heading, line, number
 from bench.peers import OPERATOR, RUNNING_MINIMUM
+from tokenprune_kernels import build_info
 from tokenprune_kernels.analysis.progress import Progress
 
 IMPLEMENTATIONS = (OPERATOR.name, RUNNING_MINIMUM.name)
@@ -221,6 +222,7 @@ def measured(settings: Sequence[Setting], sides: Sequence[int], seconds: float) 
     return {
         "machine": {
             "processor": files.processor(),
+            "instruction_sets": build_info()["backends"]["native"]["supported_isas"],
             "threads": torch.get_num_threads(),
             "depth": DIMENSIONS,
             "torch": torch.__version__,
@@ -253,7 +255,8 @@ def table(result: dict[str, Any]) -> str:
     machine = result["machine"]
     sentence = (
         f"A photograph, D = {machine['depth']:,}; the two implementations take turns. "
-        f"{machine['processor']}, {machine['threads']} threads unless said otherwise, torch {machine['torch']}."
+        f"{machine['processor']} ({machine['instruction_sets'][-1]}), {machine['threads']} threads unless said "
+        f"otherwise, torch {machine['torch']}."
     )
     wrong = dict.fromkeys(
         f"{row['implementation']} {row['size']} {row['dtype']}: {row['note']}" for row in result["rows"] if row["note"]

@@ -29,6 +29,7 @@ GRID = {
     "outlier_block": (32, 64, 128),
     "pruned_chunk": (256, 512, 1_024),
     "signature_after": (8, 16, 32, NEVER),
+    "grouped_rows": (1, NEVER),
 }
 SECONDS = 0.1
 

@@ -32,7 +32,8 @@ def answers(*milliseconds):
 
 
 def result(rows):
-    machine = {"processor": "Some CPU", "threads": 2, "depth": 4_096, "torch": "1.0"}
+    machine = {"processor": "Some CPU", "instruction_sets": ["portable", "fast"], "threads": 2}
+    machine |= {"depth": 4_096, "torch": "1.0"}
     return {"machine": machine, "seconds": 5.0, "settings": [], "rows": rows}
 
 

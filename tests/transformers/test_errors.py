@@ -26,7 +26,7 @@ W = torch.ones(16)
         ({"keep_ratio": "0.5"}, TypeError, "keep_ratio to be a number, got '0.5'"),
         ({"keep_ratio": [0.5, 0.5]}, ValueError, "keep_ratio to be one number or 1, one per image or video, got 2"),
         ({"k": 0}, ValueError, "k to be at least 1, got 0"),
-        ({"k": 2.0}, TypeError, "k to be an integer, got 2.0"),
+        ({"k": 2.5}, TypeError, "k to be an integer, got 2.5"),
         ({"k": [3, 4]}, ValueError, "k to be one number or 1, one per image or video, got 2 numbers"),
         ({"k": 3, "scope": "image"}, ValueError, "scope to be 'item' or 'batch', got 'image'"),
         ({"k": 3, "positions": "gapped"}, ValueError, "positions to be 'contiguous' or 'original' for Llava"),
