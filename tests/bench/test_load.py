@@ -189,7 +189,7 @@ def test_the_table_adds_up_processes_and_names_the_worst():
     lines = load.table(result(rows)).splitlines()
     assert lines[2] == "| quiet | 576, k = 58 | bfloat16 | 100 + 300 (3.00, 30.0) | 40 + 4.2 (21.0, 70.0) | 9.05 |"
     assert lines[3] == "| quiet | 576, k = 58 | bfloat16 | none: wrong picks | 40 (20.0, 60.0) | - |"
-    assert "Some CPU, 2 threads" in lines[5]
+    assert "Some CPU (fast), 2 threads" in lines[5]
     assert lines[6].startswith("Wrong picks: running-minimum loop 576, k = 58 bfloat16: pick 3: wrong; tokenprune")
 
 
