@@ -23,7 +23,9 @@ def test_rendering_changes_no_more_than_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     monkeypatch.setattr(render, "BENCHMARKS", tmp_path / "benchmarks.md")
     monkeypatch.setattr(render, "README", tmp_path / "README.md")
+    monkeypatch.setattr(render, "VLLM", tmp_path / "vllm.md")
     for name, document in render.rendered():
+        assert document.parent == tmp_path
         text = document.read_text() if document.exists() else ""
         document.write_text(f"{text}before {name}\n<!-- {name} begin -->\nold\n<!-- {name} end -->\nafter\n")
     result = cpu_result(row(median=12.5, correct=True))
