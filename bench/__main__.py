@@ -16,6 +16,7 @@ COMMANDS = {
     "gpu": "contact, tests, bits, speed and more on a GPU, in stages within a budget",
     "host": "what a call on a GPU costs in Python before its last launch, without a GPU",
     "load": "the operators on a CPU that other work keeps busy",
+    "clusters": "DivPrune on up to a million rows in clusters",
     "e2e": "7B models in full width with and without pruning",
     "vllm": "requests to a vLLM engine with and without pruning",
     "analysis": "importance against diversity, on photographs and saved features",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import analysis_table, files, load, roofline, tables, vllm_serving
+from bench import analysis_table, clusters, files, load, roofline, tables, vllm_serving
 from bench.devices import cpu
 from bench.end_to_end import table as end_to_end
 from bench.files import ROOT
@@ -25,6 +25,9 @@ def rendered() -> dict[tuple[str, Path], str]:
         ("end-to-end table", BENCHMARKS): _tables("end-to-end-*.json", end_to_end.summary, "make bench-e2e"),
         ("analysis table", BENCHMARKS): _tables("analysis.json", analysis_table.table, "make bench-analysis"),
         ("load table", BENCHMARKS): _tables("load-*.json", load.table, "make bench-load", titled=True),
+        ("clusters table", BENCHMARKS): _tables(
+            "clusters-*.json", clusters.table, "python -m bench clusters", titled=True
+        ),
         ("vllm table", VLLM): _tables("vllm-*.json", vllm_serving.table, "make bench-vllm", titled=True),
         ("gpu prediction table", BENCHMARKS): roofline.table(),
         ("published gpu times table", BENCHMARKS): roofline.published_table(),
