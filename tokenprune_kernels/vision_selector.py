@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -110,7 +111,8 @@ class VisionSelectorScorer(nn.Module):
                 raise ValueError(
                     f"from_pretrained: expected {prefix}{name} to have shape {expected}, got shape {list(tensor.shape)}"
                 )
-        scorer = cls(dimensions, hidden)
+        with torch.device("cpu"):
+            scorer = cls(dimensions, hidden).float()  # whatever torch's defaults are
         scorer.load_state_dict(tensors)
         return scorer
 

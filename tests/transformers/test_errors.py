@@ -64,6 +64,8 @@ W = torch.ones(16)
         ),
         ({"k": 3, "method": "idpruner", "importance": W.int()}, TypeError, "importance to be float16, bfloat16"),
         ({"k": 3, "method": "idpruner", "importance": W, "lam": 2.0}, ValueError, "lam to be in [0, 1], got 2"),
+        ({"k": 3, "method": "idpruner", "importance": W, "lam": "a"}, TypeError, "lam to be a number, got 'a'"),
+        ({"k": 3, "method": "idpruner", "importance": W, "lam": True}, TypeError, "lam to be a number, got True"),
     ],
 )
 def test_options(options, error, message):

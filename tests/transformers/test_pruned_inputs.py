@@ -125,3 +125,16 @@ def test_columns_number_the_whole_conversation():
     start = first["input_ids"].shape[1] + 2
     assert new[0] == start
     assert torch.equal(second["input_ids"][0, new - start], after.input_ids[0, -len(new) :])
+
+
+@torch.no_grad()
+def test_a_copy_has_values_of_its_own():
+    model, inputs = model_of("llava"), batch("llava", "ttItt")
+    pruned = prune_inputs(model, inputs, **PRUNING)
+    expected = model(**pruned).logits
+    for made in (pruned.copy(), pruned | {"use_cache": False}):
+        assert made.conversation is pruned.conversation
+        assert made["mm_encoder_outputs"]["image"] is not made["mm_encoder_outputs"]["image"]
+        made.to(torch.float64)
+        assert {each.dtype for each in tensors(made).values() if each.is_floating_point()} == {torch.float64}
+    assert torch.equal(model(**pruned).logits, expected)

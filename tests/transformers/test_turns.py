@@ -13,6 +13,7 @@ from tests.support.vision_language import (
     model_of,
 )
 from tokenprune_kernels.integrations.transformers import enable_pruning, prune_inputs
+from tokenprune_kernels.integrations.transformers.conversation import Conversation
 
 GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "suppress_tokens": NO_TEXT}
 OUTPUT = {"return_dict_in_generate": True, "output_logits": True}
@@ -174,3 +175,50 @@ def test_what_does_not_go_on_is_refused_in_one_line():
         cache.crop(-5)
         with pytest.raises(ValueError, match="expected a cache of at least 9 tokens"):
             model.generate(result.sequences, past_key_values=cache)
+
+
+def test_an_output_goes_on_once():
+    model, first = model_of("llava"), batch("llava", "ttItt")
+    turn = prune_inputs(model, first, **PRUNING)
+    output = model.generate(**turn, **GREEDY, **OUTPUT)
+    apart = copy.deepcopy(output)
+    following = [prune_inputs(model, turn.next_turn(each, batch("llava", "tt")), k=2) for each in (output, apart)]
+    answers = [model.generate(**each, **GREEDY) for each in following]
+    assert torch.equal(*answers)
+    with pytest.raises(ValueError, match=r"next_turn: expected a cache of \d+ to \d+ tokens, got .* pass a copy"):
+        turn.next_turn(output, batch("llava", "ttt"))
+
+
+def test_a_loop_may_begin_without_a_cache():
+    model, first = model_of("llava"), batch("llava", "ttItt")
+    with enable_pruning(model, **PRUNING):
+        result = model.generate(**first, **GREEDY, return_dict_in_generate=True, past_key_values=None)
+        whole = torch.cat([result.sequences, batch("llava", "tt")["input_ids"]], 1)
+        output = model.generate(whole, past_key_values=result.past_key_values, **GREEDY, **OUTPUT)
+        scratch = joined(first, result.sequences[:, first["input_ids"].shape[1] :], batch("llava", "tt"))
+    assert_as_from_scratch(model, output, scratch)
+
+
+@pytest.mark.parametrize(
+    ("answer", "padding", "stops", "mask"),
+    [
+        ([7, 45, 43, 43], 43, (45, 43), [1, 1, 0, 0]),  # ended by another stop
+        ([7, 43, 43, 43], 43, (45, 43), [1, 1, 0, 0]),  # the first one ends the answer
+        ([43, 43, 43, 43], 43, (45, 43), [1, 0, 0, 0]),
+        ([7, 45, 0, 0], 0, (45, 43), [1, 1, 0, 0]),
+        ([7, 8, 9, 43], 43, (45, 43), [1, 1, 1, 1]),
+    ],
+)
+def test_the_padding_behind_an_answer(answer, padding, stops, mask):
+    prompt = torch.tensor([[1, 2]])
+    conversation = Conversation(prompt, torch.ones_like(prompt), None, torch.tensor([[2]]), prompt, padding, stops)
+    after = conversation.after("name", torch.cat([prompt, torch.tensor([answer])], 1))
+    assert after.attention_mask.tolist() == [[1, 1, *mask]]
+
+
+def test_answers_are_padded_with_a_stop_where_no_token_pads():
+    model = copy.deepcopy(model_of("llava"))
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        config.pad_token_id = None
+    model.generation_config.eos_token_id = [5, 6]
+    assert prune_inputs(model, batch("llava", "ttItt"), k=2).conversation.padding == 5

@@ -48,6 +48,18 @@ def test_trained_weights_are_loaded(tmp_path, kind):
         assert torch.equal(tensor, tensors[prefix + name])
 
 
+def test_trained_weights_are_float32_whatever_the_default(tmp_path):
+    safetensors.save_file(scorer_tensors(""), tmp_path / "model.safetensors")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            scorer = VisionSelectorScorer.from_pretrained(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, tensor in scorer.state_dict().items():
+        assert torch.equal(tensor, scorer_tensors("")[name])
+
+
 def test_trained_weights_come_from_the_hub(tmp_path, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     from huggingface_hub.errors import EntryNotFoundError

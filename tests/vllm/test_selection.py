@@ -97,6 +97,14 @@ def test_an_item_that_is_encoded_again_keeps_the_same_rows():
     assert len(more) == 5
 
 
+def test_other_weights_select_anew():
+    select = RowSelection(Options())
+    (rows,) = select([item(1)], [tokens(seed=1)], [])
+    select.forget()
+    (again,) = select([item(1)], [tokens(seed=2)], [])
+    assert not torch.equal(again, rows)
+
+
 def test_an_item_that_is_twice_in_a_step_keeps_the_same_rows():
     first, second = RowSelection(Options())([item(1), item(1)], [tokens(seed=1), tokens(seed=2)], [])
     assert torch.equal(first, second)
@@ -117,7 +125,7 @@ def test_the_first_rank_selects_for_all():
 
 
 def test_what_was_not_asked_for_longest_is_forgotten():
-    remembered = RememberedRows(capacity=8)
+    remembered = RememberedRows(capacity=2 * (4 + 128))
     for number in range(3):
         assert remembered.get(item(number)) is None
         if number == 2:

@@ -50,10 +50,12 @@ class Conversation:
                 f"{name}: expected one sequence for each of the {rows} prompts, beginning with it, got others"
             )
         answer = sequences[:, columns:]
-        # The padding behind the end of a shorter answer. Where the padding token also ends answers, its first one does.
+        # The padding behind the end of a shorter answer. Where the padding token also ends answers, one that is behind
+        # no other end does.
         padding = (answer == self.padding).flip(-1).long().cumprod(-1).flip(-1).bool()
         if self.padding in self.stops:
-            padding[:, 1:] &= padding[:, :-1].clone()
+            stops = torch.tensor(self.stops, device=answer.device)
+            padding[:, 1:] &= torch.isin(answer[:, :-1], stops)
             padding[:, :1] = False
         mask = (~padding).to(self.attention_mask.dtype)
         joined = self._extended(answer, mask, None)
@@ -133,15 +135,15 @@ def begin(
         positions: ``position_ids`` after, None where the model numbers the tokens itself.
         next_positions: see ``Conversation``.
     """
-    stops = getattr(model.generation_config, "eos_token_id", None)
+    stops = stop_ids(model)
     return Conversation(
         inputs["input_ids"],
         inputs["attention_mask"],
         positions,
         next_positions,
         whole,
-        padding_id(model),
-        tuple(stops) if isinstance(stops, Iterable) else () if stops is None else (stops,),
+        padding_id(model, otherwise=stops[0] if stops else 0),  # as generate pads
+        stops,
     )
 
 
@@ -159,8 +161,14 @@ def begin_text(model: Any, inputs: Mapping[str, Any]) -> Conversation | None:
     return begin(model, {"input_ids": ids, "attention_mask": mask}, ids, position_ids, after)
 
 
-def padding_id(model: Any) -> int:
-    """The padding token of a model; 0 where it has none."""
+def stop_ids(model: Any) -> tuple[int, ...]:
+    """The tokens that end an answer."""
+    stops = getattr(model.generation_config, "eos_token_id", None)
+    return tuple(stops) if isinstance(stops, Iterable) else () if stops is None else (stops,)
+
+
+def padding_id(model: Any, otherwise: int = 0) -> int:
+    """The padding token of a model; another where it has none."""
     configs = (model.generation_config, model.config, model.config.get_text_config())
     token_ids = (getattr(config, "pad_token_id", None) for config in configs)
-    return next((token_id for token_id in token_ids if token_id is not None and token_id >= 0), 0)
+    return next((token_id for token_id in token_ids if token_id is not None and token_id >= 0), otherwise)

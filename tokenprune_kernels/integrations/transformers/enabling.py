@@ -179,7 +179,9 @@ def _untraced(hook: Any) -> Any:
 def _remember(result: Any, kwargs: dict[str, Any], conversation: Conversation | None) -> None:
     """Notes what the cache of a call of ``generate`` holds, which may be the caller's or a new one."""
     sequences = result if isinstance(result, Tensor) else result.sequences
-    cache = kwargs.get("past_key_values", getattr(result, "past_key_values", None))
+    cache = kwargs.get("past_key_values")
+    if cache is None:
+        cache = getattr(result, "past_key_values", None)
     if cache is not None and conversation is not None and len(sequences) == len(conversation.input_ids):
         remember(cache, conversation.after("enable_pruning", sequences))
 

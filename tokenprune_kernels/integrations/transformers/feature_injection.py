@@ -123,6 +123,15 @@ class PrunedInputs(UserDict[str, Any]):
         self._change(lambda value: _moved(value, args, kwargs))
         return self
 
+    def copy(self) -> PrunedInputs:
+        """Returns the same inputs in a mapping of its own."""
+        return copy.copy(self)
+
+    def __or__(self, other: Any) -> PrunedInputs:  # type: ignore[override]
+        joined = self.copy()
+        joined.update(other)
+        return joined
+
     def pin_memory(self) -> PrunedInputs:
         """Copies all tensors to pinned memory; the data loader's ``pin_memory`` calls it. Returns the same object."""
         self._change(lambda value: _mapped(value, Tensor.pin_memory))
@@ -158,6 +167,12 @@ class PrunedInputs(UserDict[str, Any]):
                 f"{type(output).__name__} without past_key_values"
             )
         held = self.conversation.after("next_turn", output.sequences)
+        length, columns = cache.get_seq_length(), held.input_ids.shape[1]
+        if not columns - held.answered <= length <= columns:
+            raise ValueError(
+                f"next_turn: expected a cache of {columns - held.answered} to {columns} tokens, got {length}: it has "
+                "gone on already; to go on from one output twice, pass a copy of it"
+            )
         joined = PrunedInputs({**inputs, "past_key_values": cache})
         joined.conversation = held
         return joined if has_pixels(joined.data) else held.joined(joined)

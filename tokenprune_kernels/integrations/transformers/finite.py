@@ -26,7 +26,8 @@ def warn_of_non_finite(
         argument: the name of the weight.
         weight: ``[T]``, if the method has one.
     """
-    found = [("get_{}_features", ~tokens.isfinite().all(-1))]
+    # A row whose sum of squares overflows is not finite either.
+    found = [("get_{}_features", ~tokens.float().square().sum(-1).isfinite())]
     if weight is not None:
         found.append((f"{argument}", ~weight.isfinite()))
     if not torch.stack([wrong.any() for _, wrong in found]).any() or model in _warned:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import check_tensor
+from ...arguments import check_tensor, number
 from ...methods import METHODS, check_method
 from ..budget import Budget, budgets, check_budget
 from ..row_selection import select_rows
@@ -129,6 +129,8 @@ class Pruning:
         check_method(
             "prune_inputs", self.method, {"relevance": self.relevance, "importance": self.importance}, self.lam
         )
+        if self.lam is not None and not 0 <= number("prune_inputs", "lam", self.lam) <= 1:
+            raise ValueError(f"prune_inputs: expected lam to be in [0, 1], got {self.lam:g}")
         if self.scope not in ("item", "batch"):
             raise ValueError(f"prune_inputs: expected scope to be 'item' or 'batch', got {self.scope!r}")
         check_importance("importance", self.importance)

@@ -37,6 +37,12 @@ class PruningModel:
     def _prepare(self, vllm_config: Any, pruning: bool) -> None:
         """What a family does before vLLM's model is made."""
 
+    def load_weights(self, weights: Any) -> Any:
+        """Loads weights, other ones perhaps than before: what was selected with those is forgotten."""
+        if self._selection is not None:
+            self._selection.forget()
+        return super().load_weights(weights)  # type: ignore[misc]
+
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encodes images or videos, and returns the tokens of each that stay."""
         items = popped_items(kwargs, MODALITIES)

@@ -136,9 +136,9 @@ def _budgets(given: Mapping[str, Any]) -> dict[str, Budget]:
         for name in own or ():
             if name not in _BUDGET:
                 raise ValueError(f"{OPTION}: expected {modality} to have k or keep_ratio, got {name!r}")
-        budget = shared if own is None else dict(own)
-        if not budget and any(given.get(other) is not None for other in MODALITIES):
+        if own is None and not shared and any(isinstance(given.get(other), Mapping) for other in MODALITIES):
             continue  # only the other modality is pruned
+        budget = shared if own is None else dict(own)
         for name, number in budget.items():
             if isinstance(number, list | tuple):
                 raise TypeError(f"{OPTION}: expected {name} to be one number, got {number!r}")

@@ -18,7 +18,7 @@ class RememberedRows:
     """
 
     def __init__(self, capacity: int = 1 << 22) -> None:
-        """Makes an empty memory for that many row numbers of 8 bytes."""
+        """Makes an empty memory for that many row numbers of 8 bytes, or fewer where items keep few rows."""
         self._capacity = capacity
         self._size = 0
         self._rows: OrderedDict[Item, Tensor] = OrderedDict()
@@ -33,7 +33,12 @@ class RememberedRows:
     def add(self, item: Item, rows: Tensor) -> None:
         """Remembers the rows of an item that ``get`` did not know, and forgets those not asked for longest."""
         self._rows[item] = rows
-        self._size += len(rows)
+        self._size += _size(rows)
         while self._size > self._capacity and len(self._rows) > 1:
             _, forgotten = self._rows.popitem(last=False)
-            self._size -= len(forgotten)
+            self._size -= _size(forgotten)
+
+
+def _size(rows: Tensor) -> int:
+    """What an item is counted as: a short tensor and its key take memory too."""
+    return len(rows) + 128

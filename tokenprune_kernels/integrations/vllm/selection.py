@@ -39,6 +39,10 @@ class RowSelection:
                 revision=options.scorer.get("scorer_revision"),
             ).requires_grad_(False)
 
+    def forget(self) -> None:
+        """Forgets the rows of all items."""
+        self._remembered = RememberedRows()
+
     def __call__(self, items: Sequence[Item], tokens: Sequence[Tensor], attention: Sequence[Tensor]) -> list[Tensor]:
         """Returns the rows that stay of each item, ascending, int64 ``[k_i]``.
 
