@@ -1,5 +1,6 @@
 """That the native backend uses the threads it is given, and no others."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,16 @@ def share_of_helpers(call):
     return 1 - max(spent) / sum(spent)
 
 
+@pytest.mark.parametrize("of_torch", [1, 2])
 @pytest.mark.parametrize("batch", [1, 2, 3], ids=["rows of one item", "items", "items and rows"])
-def test_two_threads_share_the_work(force_threads, batch):
+def test_two_threads_share_the_work(force_threads, threads, batch, of_torch):
     x = gaussian_tokens(batch, 1_500, 1_000)
+    threads(of_torch)  # with two, a call borrows the other one
     force_threads(2)
     ops.divprune(x, 1)
     assert share_of_helpers(lambda: ops.divprune(x, 1)) > 0.2
     force_threads(1)
+    time.sleep(0.3)  # a thread of torch looks for work for some time
     assert share_of_helpers(lambda: ops.divprune(x, 1)) < 0.05
 
 

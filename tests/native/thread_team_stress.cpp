@@ -258,12 +258,12 @@ void borrowed_threads(unsigned seed, int rounds, bool only_caller) {
   ThreadTeam::get().run_with(no_pool, 1, [] {});
 }
 
-// Other threads than the caller's do pieces.
-void borrowed_threads_help() {
+// Other threads than the caller's do pieces: those of the pool, or the team's where the pool has none.
+void borrowed_threads_help(void (*pool)(int, PoolFunction, void*)) {
   std::atomic<bool> helped{false};
   const std::thread::id caller = std::this_thread::get_id();
   for (int round = 0; round < 100 && !helped; ++round)
-    ThreadTeam::get().run_with(pool_of_threads, 2, [&] {
+    ThreadTeam::get().run_with(pool, 2, [&] {
       Parallel(2, nullptr, nullptr)(20, 1, [&](std::int64_t, std::int64_t, int) {
         std::this_thread::sleep_for(std::chrono::microseconds(500));
         if (std::this_thread::get_id() != caller) helped = true;
@@ -355,7 +355,8 @@ int main(int, char** arguments) {
   batches_of_two_callers();
   borrowed_threads(0, 30, true);
   from_threads(4, [](int caller) { borrowed_threads(caller, 10, false); });
-  borrowed_threads_help();
+  borrowed_threads_help(pool_of_threads);
+  borrowed_threads_help(pool_of_one);
   contention();
   failures(30);
   pieces_after_a_failure(30);

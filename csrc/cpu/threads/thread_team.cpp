@@ -122,11 +122,12 @@ void ThreadTeam::run_with(Pool pool, int threads, const std::function<void()>& w
     return work();
   struct Context {
     ThreadTeam& team;
+    int threads;
     const std::function<void()>& work;
     std::atomic<bool> over{false};
     Nanoseconds end = 0;
     std::exception_ptr failure{};
-  } context{*this, work};
+  } context{*this, threads, work};
   struct Borrowed {
     ThreadTeam& team;
     explicit Borrowed(ThreadTeam& team) : team(team) { contention.borrow(true); }
@@ -137,9 +138,9 @@ void ThreadTeam::run_with(Pool pool, int threads, const std::function<void()>& w
   } borrowed(*this);
   pool(
       threads,
-      [](std::int64_t begin, std::int64_t, void* pointer) {
+      [](std::int64_t begin, std::int64_t end, void* pointer) {
         auto& call = *static_cast<Context*>(pointer);
-        borrowing = true;
+        borrowing = end - begin < call.threads;  // or else the pool has no other threads
         if (begin == 0) {
           try {
             call.work();
