@@ -1,10 +1,18 @@
 """Calls of the operators on a CUDA device."""
 
+import pytest
 import torch
 
+from tests.conftest import INTERPRETED
 from tests.support.inputs import METHODS, arguments, gaussian_tokens, random_weight
 from tests.support.varlen import prefix_sums, varlen_arguments
 
+# The marks of tests that a CUDA device runs.
+ON_A_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET=1 is for the interpreter, and only for it"),
+]
 OPERATORS = [name + suffix for suffix in ("", "_varlen") for name in METHODS]
 
 # One bucket for all that is given below, so that it is compiled once: up to 1,024 rows, D a multiple of 64 above 64.

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import tokenprune_kernels
-from tests.conftest import INTERPRETED
-from tests.support.gpu import DEPTH, LONGEST, OPERATORS, assert_equal, given, scored
+from tests.support.gpu import DEPTH, LONGEST, ON_A_GPU, OPERATORS, assert_equal, given, scored
 from tests.support.inputs import (
     METHODS,
     arguments,
@@ -21,11 +20,7 @@ triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
 
 from tokenprune_kernels.backends.triton import kernels, runtime  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET=1 is for the interpreter, and only for it"),
-]
+pytestmark = ON_A_GPU
 
 KERNELS = tuple(getattr(kernels, name) for name in kernels.__all__ if name.endswith("_kernel"))
 

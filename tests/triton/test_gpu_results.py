@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from tests.conftest import INTERPRETED
 from tests.support.forms import METHODS_WITH_FORMS
-from tests.support.gpu import LONGEST, OPERATORS, assert_equal, given, scored
+from tests.support.gpu import LONGEST, ON_A_GPU, OPERATORS, assert_equal, given, scored
 from tests.support.inputs import (
     DTYPES,
     arguments,
@@ -25,11 +24,7 @@ triton = pytest.importorskip("triton", reason="the Triton backend needs triton")
 
 from tokenprune_kernels.backends.triton import runtime  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET=1 is for the interpreter, and only for it"),
-]
+pytestmark = ON_A_GPU
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ namespace {
 
 // The bits in which two signatures, from `others` on, differ from `both`, which holds another signature twice: a count
 // for each word.
-TOKENPRUNE_INLINE __m512i differing_bits(__m512i both, const Signature* others) {
+TOKENPRUNE_INLINE __m512i differing_bits_of_two(__m512i both, const Signature* others) {
   return _mm512_popcnt_epi64(_mm512_xor_si512(both, _mm512_loadu_si512(others)));
 }
 
@@ -32,8 +32,10 @@ TOKENPRUNE_TARGET Pair most_alike(const Signature& signature, const Signature* o
   MostAlikePair found;
   std::int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const __m512i first = add_pairs(differing_bits(both, others + i), differing_bits(both, others + i + 2));
-    const __m512i last = add_pairs(differing_bits(both, others + i + 4), differing_bits(both, others + i + 6));
+    const __m512i first =
+        add_pairs(differing_bits_of_two(both, others + i), differing_bits_of_two(both, others + i + 2));
+    const __m512i last =
+        add_pairs(differing_bits_of_two(both, others + i + 4), differing_bits_of_two(both, others + i + 6));
     const __m512i sums =
         _mm512_add_epi64(_mm512_shuffle_i64x2(first, last, 0x88), _mm512_shuffle_i64x2(first, last, 0xdd));
     if (_mm512_cmplt_epi64_mask(sums, _mm512_set1_epi64(found.second)) == 0) continue;
@@ -41,12 +43,7 @@ TOKENPRUNE_TARGET Pair most_alike(const Signature& signature, const Signature* o
     _mm512_store_si512(distances, sums);
     for (std::int64_t j = 0; j < kStep; ++j) found.see(distances[kPlace[j]], i + j, except);
   }
-  for (; i < count; ++i) {
-    std::int64_t distance = 0;
-    for (std::size_t word = 0; word < signature.words.size(); ++word)
-      distance += __builtin_popcountll(signature.words[word] ^ others[i].words[word]);
-    found.see(distance, i, except);
-  }
+  for (; i < count; ++i) found.see(differing_bits(signature, others[i]), i, except);
   return found.positions;
 }
 

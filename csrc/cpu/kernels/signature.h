@@ -15,6 +15,15 @@ struct Signature {
   std::array<std::uint64_t, kSignatureBits / 64> words{};
 };
 
+// The number of bits in which two signatures differ. Always inlined, so that it is compiled for the instructions of its
+// caller.
+__attribute__((always_inline)) inline std::int64_t differing_bits(const Signature& a, const Signature& b) {
+  std::int64_t count = 0;
+  for (std::size_t word = 0; word < a.words.size(); ++word)
+    count += __builtin_popcountll(a.words[word] ^ b.words[word]);
+  return count;
+}
+
 constexpr void set_one(bool negative, float& value) { value = negative ? -1.0f : 1.0f; }
 constexpr void set_one(bool negative, BFloat16& value) { value.bits = negative ? 0xbf80 : 0x3f80; }
 constexpr void set_one(bool negative, Half& value) { value.bits = negative ? 0xbc00 : 0x3c00; }

@@ -146,9 +146,9 @@ class LazyGreedy {
   // change, so the rounds that follow need not look at them for as long as enough of the best still beat them.
   void set_lower_apart(std::int64_t least) {
     const auto total = static_cast<std::int64_t>(upper_bounds_.size() + lower_.size());
-    // About 500 of the best fall in a round. Looking at all of them costs as much as looking at all bounds now and
-    // then.
-    const auto many = static_cast<std::int64_t>(std::sqrt(500.0 * static_cast<double>(total)));
+    // Among many rows, about two frontiers fall in a round. With so many apart, looking at the best of them in every
+    // round costs as much as looking at all now and then.
+    const auto many = static_cast<std::int64_t>(std::sqrt(2.0 * static_cast<double>(sizes_.frontier * total)));
     const std::int64_t count = std::min(total, std::max(least, many));
     lower_.insert(lower_.end(), upper_bounds_.begin(), upper_bounds_.end());
     if (count < total) std::nth_element(lower_.begin(), lower_.begin() + count, lower_.end(), comes_before);

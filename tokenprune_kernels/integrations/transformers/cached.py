@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .conversation import Conversation
 from .feature_injection import PrunedInputs
-from .sequences import FILL
+from .sequences import FILL, cached_length
 
 _ATTRIBUTE = "tokenprune_conversation"
 
@@ -26,7 +26,7 @@ def remember(cache: Any, conversation: Conversation) -> None:
 
 def cached_conversation(cache: Any) -> Conversation | None:
     """What a cache holds; None where nothing is noted, or it holds nothing."""
-    return getattr(cache, _ATTRIBUTE, None) if cache is not None and cache.get_seq_length() > 0 else None
+    return getattr(cache, _ATTRIBUTE, None) if cached_length(cache) > 0 else None
 
 
 def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs, Tensor]:
@@ -37,21 +37,22 @@ def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs
         inputs: ``input_ids`` of the whole conversation, as without pruning; or those of the new tokens alone beside an
             ``attention_mask`` of cache and new tokens. Pixel values are those of new images and videos.
     """
-    ids, cache, mask = inputs.get("input_ids"), inputs["past_key_values"], inputs.get("attention_mask")
-    surplus = held.input_ids.shape[1] - cache.get_seq_length()
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    length = cached_length(inputs["past_key_values"])
+    surplus = held.input_ids.shape[1] - length
     if not 0 <= surplus <= held.answered:
         raise ValueError(
             f"enable_pruning: expected a cache of at least {held.input_ids.shape[1] - held.answered} tokens, those of "
-            f"the last prompt, got past_key_values of {cache.get_seq_length()} tokens"
+            f"the last prompt, got past_key_values of {length} tokens"
         )
-    held = held.cropped(cache.get_seq_length())
+    held = held.cropped(length)
     rows, start = held.whole.shape
     if ids is None or ids.dim() != 2 or len(ids) != rows:
         got = "none" if ids is None else f"shape {list(ids.shape)}"
         raise ValueError(f"enable_pruning: expected input_ids of shape [{rows}, L], got {got}")
     if ids.shape[1] > start and torch.equal(ids[:, :start].to(held.whole.device), held.whole):
         columns = ids.shape[1] - start
-    elif mask is not None and mask.shape[1] - ids.shape[1] in (start, cache.get_seq_length()):
+    elif mask is not None and mask.shape[1] - ids.shape[1] in (start, length):
         columns = ids.shape[1]
     else:
         raise ValueError(
@@ -75,7 +76,7 @@ def with_positions(held: Conversation, inputs: dict[str, Any]) -> dict[str, Any]
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if inputs.get("position_ids") is not None or ids is None:
         return inputs
-    behind = inputs["past_key_values"].get_seq_length() - held.input_ids.shape[1]
+    behind = cached_length(inputs["past_key_values"]) - held.input_ids.shape[1]
     count = ids.shape[1]
     if mask is not None and mask.dim() == 2:
         shortened, whole = (each.shape[1] + behind + count for each in (held.input_ids, held.whole))

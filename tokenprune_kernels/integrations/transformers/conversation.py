@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sequences import FILL, next_positions, positions_of
+from .sequences import FILL, cached_length, next_positions, positions_of
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def begin(
 
 def begin_text(model: Any, inputs: Mapping[str, Any]) -> Conversation | None:
     """The conversation that a prompt of text begins; None where it goes on, or has no ``input_ids``."""
-    ids, cache = inputs.get("input_ids"), inputs.get("past_key_values")
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or (cache is not None and cache.get_seq_length() > 0):
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or cached_length(inputs.get("past_key_values")) > 0:
         return None
     mask = inputs.get("attention_mask")
     if mask is None or mask.shape != ids.shape:

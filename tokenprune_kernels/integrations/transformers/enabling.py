@@ -16,6 +16,7 @@ from .family import has_pixels
 from .feature_injection import EncoderOutputs, PrunedInputs
 from .prompt import prepend_prompt, with_whole_prompt
 from .pruning import Pruning, has_placeholders
+from .sequences import cached_length
 
 _enabling = threading.Lock()
 
@@ -187,9 +188,9 @@ def _remember(result: Any, kwargs: dict[str, Any], conversation: Conversation | 
 
 
 def _refuse_filled_cache(inputs: dict[str, Any]) -> None:
-    cache = inputs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
+    length = cached_length(inputs.get("past_key_values"))
+    if length > 0:
         raise ValueError(
             "enable_pruning: expected an empty cache for a prompt with images or videos, as the one that filled it was "
-            f"shortened, got past_key_values of {cache.get_seq_length()} tokens"
+            f"shortened, got past_key_values of {length} tokens"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .conversation import Conversation
 from .family import Features, has_pixels
+from .sequences import cached_length
 
 
 class KeptFeatures:
@@ -161,13 +162,14 @@ class PrunedInputs(UserDict[str, Any]):
         if self.conversation is None:
             raise ValueError("next_turn: expected inputs that prune_inputs returned, got others")
         cache = getattr(output, "past_key_values", None)
-        if cache is None or cache.get_seq_length() == 0:
+        length = cached_length(cache)
+        if length == 0:
             raise ValueError(
                 "next_turn: expected the output of generate with return_dict_in_generate=True and a cache, got "
                 f"{type(output).__name__} without past_key_values"
             )
         held = self.conversation.after("next_turn", output.sequences)
-        length, columns = cache.get_seq_length(), held.input_ids.shape[1]
+        columns = held.input_ids.shape[1]
         if not columns - held.answered <= length <= columns:
             raise ValueError(
                 f"next_turn: expected a cache of {columns - held.answered} to {columns} tokens, got {length}: it has "

@@ -19,7 +19,7 @@ from .family import PIXELS, Family, Features, has_pixels
 from .feature_injection import KeptFeatures, PrunedInputs
 from .finite import warn_of_non_finite
 from .loaded_parameters import loaded_parameters
-from .sequences import FILL, Shortening
+from .sequences import FILL, Shortening, cached_length
 from .token_weights import Importance, check_importance, check_sign, weights
 
 
@@ -225,11 +225,11 @@ def has_placeholders(model: Any, family: Family, input_ids: Tensor | None) -> bo
 
 
 def _check_cache(inputs: Mapping[str, Any]) -> None:
-    cache = inputs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
+    length = cached_length(inputs.get("past_key_values"))
+    if length > 0:
         raise ValueError(
             "prune_inputs: expected an empty cache, or the inputs that PrunedInputs.next_turn returns, got "
-            f"past_key_values of {cache.get_seq_length()} tokens"
+            f"past_key_values of {length} tokens"
         )
 
 

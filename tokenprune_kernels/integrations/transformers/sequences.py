@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +48,14 @@ def run_lengths(mask: Tensor) -> list[int]:
     """The lengths of the runs of True in the rows of a bool ``[B, L]``, row by row."""
     edges = F.pad(mask.to(torch.int8), (1, 1)).flatten().diff().nonzero().squeeze(-1)
     return (edges[1::2] - edges[::2]).tolist()
+
+
+def cached_length(cache: Any) -> int:
+    """How many tokens a cache holds; 0 where there is none."""
+    if cache is None:
+        return 0
+    length: int = cache.get_seq_length()
+    return length
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

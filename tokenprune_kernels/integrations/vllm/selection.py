@@ -57,21 +57,16 @@ class RowSelection:
         ]
         # An item that is twice among these is selected from once.
         unknown = {items[number]: number for number, known in enumerate(rows) if known is None}
-        for _, group in groupby(sorted(unknown.values(), key=lambda n: _call(items[n])), key=lambda n: _call(items[n])):
-            numbers = list(group)
+        new: dict[Item, Tensor] = {}
+        for _, same_call in groupby(sorted(unknown, key=_call), key=_call):
+            group = list(same_call)
+            numbers = [unknown[item] for item in group]
             weights = [attention[number] for number in numbers] if attention else None
-            selected = self._select([items[n] for n in numbers], [tokens[n] for n in numbers], weights)
-            for number, chosen in zip(numbers, selected, strict=True):
-                self._remembered.add(items[number], chosen)
-        return [
-            unknown_rows if unknown_rows is not None else self._known(item)
-            for item, unknown_rows in zip(items, rows, strict=True)
-        ]
-
-    def _known(self, item: Item) -> Tensor:
-        rows = self._remembered.get(item)
-        assert rows is not None
-        return rows
+            selected = self._select(group, [tokens[number] for number in numbers], weights)
+            new |= zip(group, selected, strict=True)
+        for item, chosen in new.items():
+            self._remembered.add(item, chosen)
+        return [new[item] if known is None else known for item, known in zip(items, rows, strict=True)]
 
     def _select(self, items: list[Item], tokens: list[Tensor], attention: list[Tensor] | None) -> list[Tensor]:
         """The rows of items with one method, by one operator."""
