@@ -1,6 +1,9 @@
 """The benchmark of many rows in clusters, on few."""
 
+import pytest
 import torch
+
+pytest.importorskip("bench", reason="the benchmarks are only in the source tree")
 
 from bench import clusters
 from tests.support.inputs import oracle
