@@ -15,10 +15,11 @@ from ..budget import Budget, budgets, check_budget
 from ..row_selection import select_rows
 from .conversation import begin, begin_text, padding_id
 from .families import family_of, unwrapped
-from .family import PIXELS, Family, Features, has_pixels
-from .feature_injection import KeptFeatures, PrunedInputs
+from .family import PIXELS, Family, Features, has_pixels, placeholder_ids
+from .feature_injection import KeptFeatures
 from .finite import warn_of_non_finite
 from .loaded_parameters import loaded_parameters
+from .pruned_inputs import PrunedInputs
 from .sequences import FILL, Shortening, cached_length
 from .token_weights import Importance, check_importance, check_sign, weights
 
@@ -220,8 +221,9 @@ class Pruning:
 
 def has_placeholders(model: Any, family: Family, input_ids: Tensor | None) -> bool:
     """Whether there are placeholders of images or videos among the tokens."""
-    token_ids = [getattr(model.config, f"{modality}_token_id") for modality in family.modalities]
-    return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
+    return input_ids is not None and any(
+        bool((input_ids == token_id).any()) for token_id in placeholder_ids(model, family)
+    )
 
 
 def _check_cache(inputs: Mapping[str, Any]) -> None:
@@ -277,7 +279,7 @@ def _shorten(
 ) -> tuple[Shortening, dict[str, Any], Tensor]:
     """Drops tokens from the inputs of the language model, and the inputs that only the encoder reads.
 
-    Also returns the position of the first token behind the prompt, ``[B, 1]``.
+    Also returns the position of the first token after the prompt, ``[B, 1]``.
     """
     for spare in (0, 1):
         shortening = Shortening(keep, inputs["attention_mask"], spare)
