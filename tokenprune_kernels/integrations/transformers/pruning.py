@@ -237,11 +237,15 @@ def _check_cache(inputs: Mapping[str, Any]) -> None:
 
 def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None:
     input_ids = inputs.get("input_ids")
-    for name in ("input_ids", *PIXELS.values()):
-        if name in inputs and not isinstance(inputs[name], Sequence):
-            check_tensor("prune_inputs", name, inputs[name])
-    if isinstance(input_ids, Sequence):
+    if input_ids is not None:
         check_tensor("prune_inputs", "input_ids", input_ids)
+    for modality, name in PIXELS.items():
+        pixels = inputs.get(name)
+        if isinstance(pixels, Sequence) and pixels and not isinstance(pixels, str):
+            for number, each in enumerate(pixels):
+                check_tensor("prune_inputs", f"{name} of {modality} {number}", each)
+        elif pixels is not None:
+            check_tensor("prune_inputs", name, pixels)
     if input_ids is None or input_ids.dim() != 2:
         got = "none" if input_ids is None else f"shape {list(input_ids.shape)}"
         raise ValueError(f"prune_inputs: expected input_ids of shape [B, L] beside the pixel values, got {got}")
