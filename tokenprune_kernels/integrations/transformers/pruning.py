@@ -77,9 +77,8 @@ def prune_inputs(
     Returns:
         A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
         the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
-        the left. The features have no gradients; ``enable_pruning`` keeps them. In a decoding loop of your own, count
-        masks and positions from the shortened prompt; on a Qwen-VL model, pass ``position_ids`` that go on from those
-        of the prompt by one a token. ``next_turn`` of the result makes the inputs of a further turn.
+        the left. The features have no gradients; ``enable_pruning`` keeps them. ``next_step`` of the result makes the
+        inputs of the next pass in a decoding loop of your own, ``next_turn`` those of a further turn of a chat.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
