@@ -19,7 +19,7 @@ GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "suppres
 OUTPUT = {"return_dict_in_generate": True, "output_logits": True}
 PRUNING = {"keep_ratio": 0.3}
 SOME = every_family_slow_but("llava", "llava_next", "qwen3_vl")
-PIXELS = ("pixel_values", "image_grid_thw", "image_sizes")
+PIXELS = ("pixel_values", "image_grid_thw", "image_sizes", "pixel_values_videos", "video_grid_thw")
 
 
 def joined(first, answer, second):
@@ -234,7 +234,7 @@ def test_pruned_inputs_that_begin_with_text_and_go_on_with_an_image(family):
     model, whole = model_of(family), batch(family, "tttt", "tt")
     turn = prune_inputs(model, whole, **PRUNING)
     output = model.generate(**turn, **GREEDY, **OUTPUT)
-    for rows in (("ttt", "tttt"), ("tIt", "ttt"), ("tt", "tIt")):
+    for rows in (("ttt", "tttt"), ("tIt", "ttt"), ("tVt", "tIt")):
         another_conversation(model, family)
         second = batch(family, *rows)
         turn = prune_inputs(model, turn.next_turn(output, second), **PRUNING)
@@ -248,7 +248,7 @@ def test_a_chat_under_enable_pruning_that_begins_with_text_and_goes_on_with_an_i
     model, whole = model_of(family), batch(family, "tttt", "tt")
     with enable_pruning(model, **PRUNING):
         output = model.generate(**whole, **GREEDY, **OUTPUT)
-    for rows in (("ttt", "tttt"), ("tIt", "ttt"), ("tt", "tIt")):
+    for rows in (("ttt", "tttt"), ("tIt", "ttt"), ("tVt", "tIt")):
         another_conversation(model, family)
         second = batch(family, *rows)
         whole = joined(whole, output.sequences[:, -3:], second)
