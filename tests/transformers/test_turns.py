@@ -209,7 +209,7 @@ def test_a_loop_may_begin_without_a_cache():
         ([7, 8, 9, 43], 43, (45, 43), [1, 1, 1, 1]),
     ],
 )
-def test_the_padding_behind_an_answer(answer, padding, stops, mask):
+def test_the_padding_after_an_answer(answer, padding, stops, mask):
     prompt = torch.tensor([[1, 2]])
     conversation = Conversation(prompt, torch.ones_like(prompt), None, torch.tensor([[2]]), prompt, padding, stops)
     after = conversation.after("name", torch.cat([prompt, torch.tensor([answer])], 1))
