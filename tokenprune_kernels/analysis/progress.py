@@ -32,6 +32,11 @@ class Progress:
         self._draw(what)
         self._done += 1
 
+    def reach(self, done: int, what: str) -> None:
+        """Says how much is done, and what is done next."""
+        self._done = done
+        self._draw(what)
+
     def _draw(self, what: str) -> None:
         terminal, now = self._stream.isatty(), perf_counter()
         if now < self._next and (terminal or not self._lines):

@@ -90,34 +90,33 @@ def unavailable(device_type: str) -> str | None:
 @functools.cache
 def operator(name: str, overload: str) -> Callable[..., Any]:
     """The compiled form of an operator."""
-    compiled = _overload(name, overload)
+    return functools.partial(_call, name, _overload(name, overload))
 
-    def call(*arguments: Any) -> Any:
-        try:
-            return compiled(*arguments)
-        except RuntimeError as error:
-            if error.__cause__ is not None:  # what a signal handler has raised, KeyboardInterrupt above all
-                raise error.__cause__ from None
-            if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
-                raise ValueError(str(error)) from None
-            raise
 
-    return call
+def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return compiled(*arguments)
+    except RuntimeError as error:
+        if error.__cause__ is not None:  # what a signal handler has raised, KeyboardInterrupt above all
+            raise error.__cause__ from None
+        if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
+            raise ValueError(str(error)) from None
+        raise
 
 
 def reciprocal_norms(x: Tensor) -> Tensor:
     """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
-    return getattr(torch.ops, _namespace)._reciprocal_norms(x)
+    return _call("_reciprocal_norms", _overload("_reciprocal_norms", "default"), x)
 
 
 def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
     """The similarities of the rows of x to those of y, given their reciprocal norms: float32 ``[N of x, N of y]``."""
-    return getattr(torch.ops, _namespace)._similarities(x, norms_x, y, norms_y)
+    return _call("_similarities", _overload("_similarities", "default"), x, norms_x, y, norms_y)
 
 
 def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
-    return getattr(torch.ops, _namespace)._outliers(x, count)
+    return _call("_outliers", _overload("_outliers", "default"), x, count)
 
 
 def _overload(name: str, overload: str) -> Any:
