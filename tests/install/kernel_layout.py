@@ -170,7 +170,8 @@ def _public_module() -> str:
             continue
         kept.append(ast.unparse(node))
     kept[0] = f'"""{ast.get_docstring(tree).splitlines()[0]}"""'
-    public = sorted({*names, "verify"} - {"torch_release", "__version__"})
+    modules_of_our_own = {name for name in names if (PACKAGE / f"{name}.py").exists()}
+    public = sorted({*names, "verify"} - modules_of_our_own - {"__version__"})
     return "\n".join([*kept, "from . import verify", f"__all__ = {public!r}", ""])
 
 
