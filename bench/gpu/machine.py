@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -28,8 +29,11 @@ def versions() -> dict[str, str]:
 
 def compiler() -> str:
     """What is missing for Triton's launchers, which are C extensions; empty when nothing is."""
-    missing = [] if any(map(shutil.which, ("cc", "gcc", "clang"))) else ["a C compiler (cc, gcc or clang)"]
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    missing = [] if any(map(shutil.which, compilers)) else [f"a C compiler ({' or '.join(compilers)})"]
+    # Debian's own scheme names another folder than the one with the header.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not (Path(sysconfig.get_paths(scheme)["include"]) / "Python.h").exists():
         missing.append("Python.h")
     if importlib.util.find_spec("triton") is None:
         missing.append("triton")

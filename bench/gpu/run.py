@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench import files
 from bench.gpu import process, stages, summary
@@ -70,19 +73,25 @@ def run_stages(
         print(summary.of_stage(stage.name, findings), flush=True)
 
 
-def run_here(name: str, options: argparse.Namespace) -> int:
-    """Runs one stage in this process."""
-    module = importlib.import_module(f"bench.gpu.{name}_stage")
-    findings = Findings(options.out)
-    module.run(findings, options.deadline, options.device)
-    return 0
+def run_here(name: str, options: argparse.Namespace) -> NoReturn:
+    """Runs one stage in this process, and ends the process."""
+    code = 0
+    try:
+        module = importlib.import_module(f"bench.gpu.{name}_stage")
+        module.run(Findings(options.out), options.deadline, options.device)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an orderly exit would wait for children, and a broken device may keep these from ending
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the stages; the exit code is 1 where one of them or of their findings failed, and 2 for a wrong name."""
     options = parsed(arguments)
     if options.stage:
-        return run_here(options.stage, options)
+        run_here(options.stage, options)
     findings = Findings(options.out)
     if options.render:
         print(summary.table(findings))

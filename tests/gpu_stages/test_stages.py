@@ -11,6 +11,7 @@ from bench.gpu import run, stages, summary
 from bench.gpu.findings import FILE, Finding, Findings
 from bench.gpu.process import run_command
 from bench.gpu.stages import STAGES, limits, named
+from tests.gpu_stages.common import assert_has_ended
 
 # What the fake stages do, in a process without torch: a crash, a hang, an error, and one that finds something first.
 FIND = """
@@ -152,6 +153,34 @@ def test_the_summary_fits_a_screen(tmp_path):
     assert max(map(len, lines)) <= summary.WIDTH
     assert len(lines) <= summary.LINES
     assert sum(f" and {25 - summary.SHOWN_EACH} more" in line for line in lines) == len(STAGES)
+
+
+@pytest.mark.parametrize("ends", ["time.sleep(60)", "pass"])
+def test_what_a_command_started_ends_with_it(tmp_path, ends):
+    started = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, time\n"
+        f"process = subprocess.Popen(['sleep', '60'], start_new_session={ends != 'pass'})\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(process.pid))\n{ends}"
+    )
+    run_command([sys.executable, "-c", code], 1, tmp_path / "log")
+    assert_has_ended(int(started.read_text()))
+
+
+def test_a_stage_does_not_wait_for_a_child_that_never_ends(tmp_path, monkeypatch):
+    code = (
+        "import multiprocessing, sys, time, types\n"
+        "from bench.gpu import run, contact_stage\n"
+        "def leave_a_child(*given):\n"
+        "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()\n"
+        f"    {{}}\n"
+        "contact_stage.run = leave_a_child\n"
+        f"run.main(['--stage', 'contact', '--out', {str(tmp_path)!r}])\n"
+    )
+    for ends, outcome in (("pass", "passed"), ("raise RuntimeError('no')", "error")):
+        ended = run_command([sys.executable, "-c", code.format(ends)], 20, tmp_path / "log")
+        assert ended.outcome == outcome
+    assert "RuntimeError: no" in (tmp_path / "log").read_text()
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path):
