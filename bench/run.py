@@ -76,10 +76,10 @@ def measured(
             ]
     with Progress(len(steps) + 1, lines=True) as progress:
         progress.step("the machine")
-        benchmark.rows = [Row.read(row) for row in before.get("rows", [])]
-        benchmark.begun = before.get("begun", [])
-        surroundings = {name: before[name] for name in ("machine", "ceilings") if name in before}
-        surroundings = surroundings or device.surroundings(benchmark, options.quick)
+        benchmark.rows = [Row.read(row) for row in before.pop("rows", [])]
+        benchmark.begun = before.pop("begun", [])
+        before.pop("not_started", None)
+        surroundings = before or device.surroundings(benchmark, options.quick)
         for name, seconds, step in steps:
             progress.step(name)
             if name in benchmark.begun:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "triton", "transformers", "pytest", "torch-quickfps")
+PACKAGES = ("torch", "triton", "transformers", "pytest", "hypothesis", "numpy", "torch-quickfps-cu130")
 QUERIED = ("name", "driver_version", "compute_cap", "clocks.sm", "clocks.mem", "clocks.max.sm", "memory.used")
 
 

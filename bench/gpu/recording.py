@@ -72,6 +72,10 @@ class Recorder:
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and self.worker[0] == 0:
+            self.findings.add(Finding(STAGE, report.nodeid, ERROR, detail=said(report.longreprtext)))
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.reports = []
 
@@ -104,9 +108,9 @@ class Recorder:
 
 
 def said(text: str) -> str:
-    """The line of a failure that says what is wrong."""
+    """The lines of a failure that say what is wrong, in one."""
     lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-    return (lines[0] if lines else text.strip().rpartition("\n")[2])[:200]
+    return "; ".join(filter(None, lines or text.strip().splitlines()[-1:]))[:300]
 
 
 def pytest_configure(config: pytest.Config) -> None:

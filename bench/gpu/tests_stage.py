@@ -112,6 +112,8 @@ class Worker:
         self.born = time.time()
         options = ("-p", "bench.gpu.recording", "-q", "--tb=short", "-p", "no:cacheprovider")
         options += ("-o", f"faulthandler_timeout={min(STACK_SECONDS, self.seconds / 2)}")
+        # A file that cannot be imported there, and plugins that the tests do without, cost no other test.
+        options += ("--continue-on-collection-errors", "-o", "addopts=")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *self.selection],
             stdout=output,  # type: ignore[call-overload]

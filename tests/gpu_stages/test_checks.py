@@ -115,7 +115,7 @@ def test_checks_beyond_the_deadline_are_not_started_and_left_for_later(tmp_path)
 
 TESTS = {
     "test_first_captured_graph": "assert True",
-    "test_fails": "assert 1 == 2",
+    "test_fails": "assert [1, 2] == [1, 3]",
     "test_raises": "raise ValueError('no')",
     "test_hangs": "time.sleep(60)",
     "test_crashes": "os.abort()",
@@ -158,12 +158,23 @@ def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
     findings = Findings(tmp_path)
     found = run_fakes(findings, fake_tests, 60, workers=2)
     assert {name: finding.outcome for name, finding in found.items()} == OUTCOMES
-    assert found["test_fails"].detail == "assert 1 == 2"
+    assert found["test_fails"].detail.startswith("assert [1, 2] == [1, 3]; At index 1 diff: 2 != 3; ")
     assert found["test_raises"].detail == "ValueError: no"
     assert found["test_hangs"].detail == "killed after 2 s"
     # The machine may give back few files.
     assert {path.name for path in tmp_path.iterdir()} == {"fake", "gpu-stages.jsonl", "log"}
     assert "in test_hangs" in (tmp_path / "log").read_text()
+
+
+def test_a_file_that_cannot_be_imported_costs_its_own_tests_alone(tmp_path, fake_tests):
+    (fake_tests / "test_broken.py").write_text("import no_such_module\n")
+    (fake_tests / "test_fake.py").write_text("def test_one():\n    pass\n")
+    findings = Findings(tmp_path)
+    tests_stage.run_tests(findings, ["."], time.monotonic() + 60, tmp_path / "log", workers=2, root=fake_tests)
+    assert {name: (each.outcome, each.detail) for name, each in findings.of("tests").items()} == {
+        "test_broken.py": ("error", "ModuleNotFoundError: No module named 'no_such_module'"),
+        "test_fake.py::test_one": ("passed", ""),
+    }
 
 
 def test_a_test_that_compiles_has_more_time(tmp_path, fake_tests):
