@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
@@ -40,6 +41,7 @@ def compiler() -> str:
     return f"expected {' and '.join(missing)}, got none" if missing else ""
 
 
+@functools.cache
 def device() -> dict[str, Any]:
     """What the driver's tool says about the first device."""
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader,nounits"]

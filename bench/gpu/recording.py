@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.findings import ERROR, PASSED, SKIPPED, WRONG, Finding, Findings
+from bench.gpu.findings import ERROR, MEASURED, PASSED, SKIPPED, WRONG, Finding, Findings
 from bench.gpu.process import listen
 
 STAGE = "tests"
@@ -34,7 +34,13 @@ FIRST = (
     "side_by_side",
 )
 LAST = ("torch_compile", "memory_is_linear", "beyond", "hostile")
-DEVICE_ERRORS = ("CUDA error", "illegal memory access", "device-side assert", "unspecified launch failure")
+DEVICE_ERRORS = (
+    "CUDA error",
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "misaligned address",
+)
 ASSERTIONS = ("assert", "AssertionError", "Failed")
 """How a failure begins that is no error."""
 
@@ -65,6 +71,8 @@ class Recorder:
     @pytest.hookimpl(trylast=True)  # when the marks have deselected theirs
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         number, workers = self.worker
+        if number == 0:
+            self.findings.add(Finding(STAGE, "selected", MEASURED, facts={"tests": len(items)}))
         mine = sorted(items, key=lambda item: rank(item.nodeid))[number::workers]
         settled = self.findings.settled(STAGE)
         chosen = [item for item in mine if item.nodeid not in settled]

@@ -43,7 +43,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         default=Path(os.environ.get("GPU_OUT") or files.RESULTS),
         help="of the results; by default GPU_OUT, or bench/results",
     )
-    parser.add_argument("--resume", action="store_true", help="try only what has not been tried")
+    parser.add_argument("--resume", action="store_true", help="leave out what has been tried and did not fail")
     parser.add_argument("--render", action="store_true", help="print the summary of the results that are there")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in Triton's interpreter")
     parser.add_argument("--stage", choices=stages.NAMES, help=argparse.SUPPRESS)
@@ -101,8 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"bench gpu: {error}")
         return 2
-    if not options.resume:
-        findings.forget([stage.name for stage in chosen])
+    findings.forget([stage.name for stage in chosen], FAILURES if options.resume else ())
     run_stages(chosen, findings, options.budget, ["--device", options.device])
     print(summary.table(findings))
     return 1 if any(finding.outcome in FAILURES for finding in findings.read()) else 0

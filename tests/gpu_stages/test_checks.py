@@ -157,6 +157,8 @@ def run_fakes(findings, folder, deadline, **options):
 def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
     findings = Findings(tmp_path)
     found = run_fakes(findings, fake_tests, 60, workers=2)
+    found.pop("")  # of the stage
+    assert findings.of("tests")["selected"].facts == {"tests": len(TESTS)}
     assert {name: finding.outcome for name, finding in found.items()} == OUTCOMES
     assert found["test_fails"].detail.startswith("assert [1, 2] == [1, 3]; At index 1 diff: 2 != 3; ")
     assert found["test_raises"].detail == "ValueError: no"
@@ -172,6 +174,7 @@ def test_a_file_that_cannot_be_imported_costs_its_own_tests_alone(tmp_path, fake
     findings = Findings(tmp_path)
     tests_stage.run_tests(findings, ["."], time.monotonic() + 60, tmp_path / "log", workers=2, root=fake_tests)
     assert {name: (each.outcome, each.detail) for name, each in findings.of("tests").items()} == {
+        "selected": ("measured", ""),
         "test_broken.py": ("error", "ModuleNotFoundError: No module named 'no_such_module'"),
         "test_fake.py::test_one": ("passed", ""),
     }
