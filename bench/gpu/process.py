@@ -156,7 +156,7 @@ def run_forked(
 class _Fork:
     def __init__(self, name: str, check: Callable[[], Any], end: float, deadline: float) -> None:
         self.name, self.start = name, time.monotonic()
-        self.end, self.is_cut_short = min(end, deadline), deadline < end
+        self.end, self.deadline, self.is_cut_short = min(end, deadline), deadline, deadline < end
         self.connection, theirs = _FORK.Pipe(duplex=False)
         self.notes = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed when the check has ended
         left = max(0.01, self.end - self.start - STACK_SECONDS)
@@ -175,7 +175,7 @@ class _Fork:
         if outcome == TIMED_OUT and self.is_cut_short:
             outcome, detail = NOT_STARTED, f"cut short after {taken:.0f} s"
         elif outcome == TIMED_OUT:
-            detail = f"killed after {taken:.0f} s"
+            detail = f"killed after {self.end - self.start:.0f} s"
         if outcome not in (PASSED, WRONG):
             detail = ", ".join([detail, *_noted(self.notes)])
         self.connection.close()
@@ -183,7 +183,7 @@ class _Fork:
         # The answer is all there is to wait for: a broken device may keep the process from ending.
         if self.process.exitcode is None:
             kill_tree(self.process.pid)
-        self.process.join(UNKILLABLE_SECONDS)
+        self.process.join(max(0.0, min(UNKILLABLE_SECONDS, self.deadline - time.monotonic())))
         return Ended(outcome, taken, detail, facts)
 
 

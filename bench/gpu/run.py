@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from bench import files
 from bench.gpu import process, stages, summary
-from bench.gpu.findings import FAILURES, NOT_STARTED, Finding, Findings
+from bench.gpu.findings import ERROR, FAILURES, NOT_STARTED, Finding, Findings
 
 LOG = "gpu-stages.log"
 BUDGET_SECONDS = 480.0
@@ -79,8 +79,9 @@ def run_here(name: str, options: argparse.Namespace) -> NoReturn:
     try:
         module = importlib.import_module(f"bench.gpu.{name}_stage")
         module.run(Findings(options.out), options.deadline, options.device)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        Findings(options.out).add(Finding(name, "what ended it", ERROR, detail=files.described(error)))
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -72,7 +72,7 @@ def test_each_check_ends_alone(tmp_path, side_by_side):
     checks = {name: check for name, (check, _, _) in CHECKS.items()}
     start = time.monotonic()
     contact_stage.run_checks(findings, "contact", checks, start + 30, seconds=1.0, side_by_side=side_by_side)
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 20
     found = findings.of("contact")
     assert {name: (each.outcome, each.detail) for name, each in found.items()} == {
         name: expected for name, (_, *expected) in CHECKS.items() for expected in [tuple(expected)]

@@ -185,6 +185,7 @@ def test_a_stage_does_not_wait_for_a_child_that_never_ends(tmp_path, monkeypatch
         ended = run_command([sys.executable, "-c", code.format(ends)], 20, tmp_path / "log")
         assert ended.outcome == outcome
     assert "RuntimeError: no" in (tmp_path / "log").read_text()
+    assert Findings(tmp_path).of("contact")["what ended it"].detail == "RuntimeError: no"
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path):
