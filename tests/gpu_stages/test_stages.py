@@ -145,6 +145,14 @@ def test_a_line_cut_short_costs_itself_alone(tmp_path):
     assert outcomes(findings, "bits") == {"a": "error", "b": "wrong"}
 
 
+def test_the_summary_shows_times_before_what_else_is_known(tmp_path):
+    findings = Findings(tmp_path)
+    for number in range(summary.LINES):
+        findings.add(Finding("contact", f"call {number}", "passed", facts={"greedy_kernel": "64 registers"}))
+    findings.add(Finding("speed", "divprune", "measured", facts={"microseconds": 24.0}))
+    assert summary.table(findings).splitlines()[3] == "    divprune: measured, microseconds 24"
+
+
 def test_the_summary_fits_a_screen(tmp_path):
     findings = Findings(tmp_path)
     assert summary.table(findings) == "GPU stages: nothing was found yet"

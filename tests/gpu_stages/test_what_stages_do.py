@@ -1,11 +1,13 @@
 """What the stages do on a GPU, as far as it can be tried without one."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +97,29 @@ def test_bits_are_compared(backend, monkeypatch):
     expected = r"4225 of 4225 differ, first at \(0, 0\): 0x.*, 0x.* in another configuration, 64 x 64 x 32"
     with pytest.raises(WrongResultError, match=expected):
         bits_stage.compare_tiles(torch.bfloat16, 64, 65, "cpu")
+
+
+@pytest.fixture
+def third_result_differs(monkeypatch):
+    """An operator whose third result has another score at pick 1."""
+    results = itertools.count(1)
+
+    def select(x, k):
+        scores = torch.zeros(k)
+        scores[1] = next(results) == 3
+        return torch.arange(k), scores
+
+    monkeypatch.setattr(torch.ops.tokenprune, "divprune", SimpleNamespace(scores=select))
+
+
+def test_a_form_that_differs_is_noticed(third_result_differs):
+    with pytest.raises(WrongResultError, match=r"k = 9: scores: 1 of 9 differ, first at \(1,\): 0x3f800000, 0x0"):
+        bits_stage.compare_forms("divprune", torch.bfloat16, 20, (16,), "cpu")
+
+
+def test_a_repetition_that_differs_is_noticed(third_result_differs):
+    with pytest.raises(WrongResultError, match=r"1 of 5 repetitions differ from the first call: \[1\]"):
+        bits_stage.repeat("divprune", 5, "cpu")
 
 
 def test_the_first_difference_is_shown():
