@@ -175,6 +175,16 @@ def test_contact_makes_calls_from_records(monkeypatch):
 
 
 @compiled
+def test_what_contact_tries_first_is_compiled_for_a_device():
+    with stand_in_device() as driver:
+        for warps in contact_stage.WARPS:
+            with pytest.raises(WrongResultError):  # nothing computes
+                probes.choose(warps, probes.FEW_TIES, "cpu")
+        probes.hold_barrier(3, "cpu")
+    assert [launch.kernel for launch in driver.launches] == ["choice_kernel", "choice_kernel", "barrier_kernel"]
+
+
+@compiled
 def test_what_is_not_compiled_ahead_is_said(monkeypatch):
     def fail(call, architecture):
         raise ValueError("no")
