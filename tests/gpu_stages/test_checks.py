@@ -101,7 +101,9 @@ def test_facts_come_with_a_wrong_result(tmp_path):
 def test_checks_beyond_the_deadline_are_not_started_and_left_for_later(tmp_path):
     findings = Findings(tmp_path)
     checks = {"first": hang, "second": dict}
-    contact_stage.run_checks(findings, "bits", checks, time.monotonic() + 0.5, side_by_side=1)
+    start = time.monotonic()
+    contact_stage.run_checks(findings, "bits", checks, start + 0.5, side_by_side=1)
+    assert time.monotonic() - start < contact_stage.EACH_SECONDS - 2
     assert {name: (each.outcome, each.detail[:9]) for name, each in findings.of("bits").items()} == {
         "first": ("not started", "cut short"),
         "second": ("not started", "no time w"),
@@ -166,6 +168,24 @@ def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
     # The machine may give back few files.
     assert {path.name for path in tmp_path.iterdir()} == {"fake", "gpu-stages.jsonl", "log"}
     assert "in test_hangs" in (tmp_path / "log").read_text()
+
+
+def test_nothing_runs_in_a_process_behind_a_broken_device(tmp_path, fake_tests):
+    pid = tmp_path / "pid"
+    (fake_tests / "test_fake.py").write_text(
+        "import os, pathlib\n"
+        f"pid = pathlib.Path({str(pid)!r})\n"
+        "def test_breaks():\n"
+        "    pid.write_text(str(os.getpid()))\n"
+        "    raise RuntimeError('Triton Error [CUDA]: misaligned address')\n"
+        "def test_next():\n"
+        "    assert pid.read_text() != str(os.getpid())\n"
+    )
+    found = run_fakes(Findings(tmp_path), fake_tests, 60, workers=1, seconds=20.0)
+    assert {name: each.outcome for name, each in found.items() if name} == {
+        "test_breaks": "error",
+        "test_next": "passed",
+    }
 
 
 def test_a_file_that_cannot_be_imported_costs_its_own_tests_alone(tmp_path, fake_tests):
