@@ -165,6 +165,7 @@ def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
     assert found["test_fails"].detail.startswith("assert [1, 2] == [1, 3]; At index 1 diff: 2 != 3; ")
     assert found["test_raises"].detail == "ValueError: no"
     assert found["test_hangs"].detail == "killed after 2 s"
+    assert found["test_hangs"].seconds < 15
     # The machine may give back few files.
     assert {path.name for path in tmp_path.iterdir()} == {"fake", "gpu-stages.jsonl", "log"}
     assert "in test_hangs" in (tmp_path / "log").read_text()
