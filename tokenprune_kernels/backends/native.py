@@ -52,11 +52,28 @@ def _hand_over_python(library: ctypes.CDLL) -> None:
     functions = (
         python.PyThread_get_thread_ident,
         python.PyGILState_Ensure,
-        python.PyErr_CheckSignals,
         python.PyGILState_Release,
+        python.PyErr_CheckSignals,
+        python.PyErr_Fetch,
+        python.PyErr_NormalizeException,
+        python.PyException_SetTraceback,
+        python.Py_DecRef,
     )
     addresses = (ctypes.cast(function, ctypes.c_void_p) for function in functions)
-    library.tokenprune_check_signals(*addresses, ctypes.c_ulong(threading.main_thread().ident or 0))
+    table = (ctypes.c_void_p * len(functions))(*addresses)
+    library.tokenprune_check_signals(table, ctypes.c_ulong(threading.main_thread().ident or 0))
+
+
+def _raised_by_a_handler() -> BaseException | None:
+    """What a signal handler raised in the selection that has just failed, KeyboardInterrupt above all."""
+    take = ctypes.PyDLL(str(_PATH)).tokenprune_take_exception
+    take.restype = ctypes.c_void_p
+    address = take()
+    if address is None:
+        return None
+    exception: BaseException = ctypes.cast(address, ctypes.py_object).value
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(exception))  # the reference that the library had
+    return exception
 
 
 _namespace, _reason = _load()
@@ -92,6 +109,18 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
     """The compiled form of an operator."""
     return functools.partial(_call, name, _overload(name, overload))
 
+<<<<<<< HEAD
+=======
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except RuntimeError as error:
+            if (raised := _raised_by_a_handler()) is not None:
+                raise raised from None
+            if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
+                raise ValueError(str(error)) from None
+            raise
+>>>>>>> main
 
 def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
     try:
