@@ -25,9 +25,8 @@ def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor]:
         A tensor ``[N, D]`` for each file, of one D and one dtype: float16, bfloat16 or float32.
 
     Raises:
-        ValueError: a file is no such file, or differs from the first one in D or dtype.
+        ValueError: a file cannot be read, is no such file, or differs from the first one in D or dtype.
         ImportError: numpy is not installed.
-        OSError: a file cannot be read.
     """
     files = [file for path in paths for file in _files(Path(path))]
     parts = [_matrix(file, tensor) for file in files]
@@ -71,10 +70,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def _matrix(file: Path, tensor: str | None, dimensions: int = 2) -> Tensor:
-    if file.suffix == ".npy":
-        return _npy(file)
-    if file.suffix == ".safetensors":
-        return _safetensors(file, tensor, dimensions)
+    try:
+        if file.suffix == ".npy":
+            return _npy(file)
+        if file.suffix == ".safetensors":
+            return _safetensors(file, tensor, dimensions)
+    except OSError as error:
+        raise ValueError(f"{file}: expected a file that can be read, got {error.strerror or error}") from None
     raise ValueError(f"{file}: expected a .npy or a .safetensors file")
 
 

@@ -109,25 +109,13 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
     """The compiled form of an operator."""
     return functools.partial(_call, name, _overload(name, overload))
 
-<<<<<<< HEAD
-=======
-    def call(*arguments: Any) -> Any:
-        try:
-            return compiled(*arguments)
-        except RuntimeError as error:
-            if (raised := _raised_by_a_handler()) is not None:
-                raise raised from None
-            if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
-                raise ValueError(str(error)) from None
-            raise
->>>>>>> main
 
 def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return compiled(*arguments)
     except RuntimeError as error:
-        if error.__cause__ is not None:  # what a signal handler has raised, KeyboardInterrupt above all
-            raise error.__cause__ from None
+        if (raised := _raised_by_a_handler()) is not None:
+            raise raised from None
         if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
             raise ValueError(str(error)) from None
         raise
