@@ -27,7 +27,12 @@ def test_the_page_shows_the_results(results, name):
 
 
 def test_the_package_names_the_newest_torch_beside_which_the_wheel_passed(results):
-    assert matrix.newest_tried(results) in (torch_release.NEWEST_TRIED, None)
+    assert matrix.newest_tried(results) == torch_release.NEWEST_TRIED
+
+
+def test_the_oldest_torch_that_the_package_asks_for_was_tried(results):
+    passed = [cell["torch"] for cell in results["cells"] if (cell["path"], cell["outcome"]) == ("wheel", "passed")]
+    assert f"{torch_release.OLDEST}.0" in passed
 
 
 def test_one_wheel_was_tried_beside_every_torch(results):
