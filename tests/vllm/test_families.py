@@ -7,17 +7,16 @@ pytest.importorskip("vllm")
 from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import running
-from tests.vllm.media import IMAGES, Request
+from tests.vllm.media import Request
 from tests.vllm.requests import ENGINE, kinds, mixes
-from tests.vllm.tiny import MAKERS
+from tests.vllm.tiny import FAMILIES
 from tokenprune_kernels.integrations.vllm import mrope
 
 pytestmark = pytest.mark.vllm
 CLOSE = 1e-4  # of log-probabilities in float32; other positions or other tokens differ by 0.1 and more
-MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=FAMILIES)
 def engine(request, checkpoints):
     with running(request.param, checkpoints, ENGINE) as engine:
         yield engine
@@ -37,7 +36,7 @@ def test_random_mixes(engine, count):
 
 def test_positions_matter(engine, monkeypatch):
     """A negative control: without the positions that rows carry, the answers are others."""
-    if engine.family not in MROPE:
+    if not FAMILIES[engine.family].mrope:
         pytest.skip("has no positions of its own")
     request = Request(("a", "I1", "on", "I2", "mat", "?"), {"keep_ratio": 0.4})
     assert max(engine.differences([request])) < CLOSE
@@ -53,7 +52,7 @@ def test_positions_matter(engine, monkeypatch):
 
 
 def test_errors_are_those_of_a_request(engine):
-    letter = "I" if engine.family in IMAGES else "V"
+    letter = next(iter(FAMILIES[engine.family].placeholders))
     right, wrong = Request(("a", f"{letter}1", "?")), Request(("a", f"{letter}1", "?"), {"keep_ratio": 2})
     with pytest.raises(VLLMValidationError, match=r"expected keep_ratio to be in \(0, 1\], got 2"):
         engine.answers([wrong])

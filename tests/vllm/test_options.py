@@ -105,17 +105,11 @@ def model_config(overrides=None, **multimodal):
     return SimpleNamespace(hf_config=hf_config, get_multimodal_config=lambda: config)
 
 
-@pytest.fixture
-def any_vllm(monkeypatch):
-    monkeypatch.setattr(engines, "check_seams", lambda: None)
-
-
 def test_an_engine_without_the_option_is_not_pruned():
     assert engines.engine_options(model_config()) is None
     assert engines.engine_options(model_config(mm_processor_kwargs={"tokenprune": False})) is None
 
 
-@pytest.mark.usefixtures("any_vllm")
 def test_an_engine_hides_the_option_from_processors_of_transformers():
     config = model_config({"k": 3, "lam": 1}, mm_processor_kwargs={"tokenprune": {"keep_ratio": 0.5}, "fps": 2})
     with pytest.raises(ValueError, match="expected lam to be None"):
@@ -125,7 +119,6 @@ def test_an_engine_hides_the_option_from_processors_of_transformers():
     assert engines.given_options(config) == {"keep_ratio": 0.5, "lam": 1}
 
 
-@pytest.mark.usefixtures("any_vllm")
 def test_vllms_own_pruning_does_not_go_with_it():
     with pytest.raises(ValueError, match=r"expected no video_pruning_rate beside it, got 0\.5"):
         engines.engine_options(model_config({"k": 3}, video_pruning_rate=0.5))

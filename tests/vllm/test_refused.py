@@ -5,12 +5,14 @@ import pytest
 pytest.importorskip("vllm")
 
 import vllm
+from safetensors.torch import save_file
 from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import prompt, running
 from tests.vllm.media import Request
 from tests.vllm.oracle import NEW_TOKENS
-from tokenprune_kernels.integrations.vllm import model, registration, requirement
+from tokenprune_kernels.integrations.vllm import model, requirement
+from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
 pytestmark = pytest.mark.vllm
 IMAGE = Request(("a", "I1", "?"))
@@ -35,6 +37,14 @@ def start(checkpoints, family, tokenprune, **options):
 def test_an_engine_with_a_wrong_option_does_not_start(family, tokenprune, message, checkpoints):
     with pytest.raises((ValueError, RuntimeError), match=message):
         start(checkpoints, family, tokenprune)
+
+
+def test_a_scorer_of_another_width_is_refused(checkpoints, tmp_path):
+    save_file(VisionSelectorScorer(24, 8).state_dict(), tmp_path / "scorer.safetensors")
+    scorer = {"method": "idpruner", "importance": "vision_selector", "scorer": str(tmp_path / "scorer.safetensors")}
+    message = "expected scorer to have weights for tokens with 64 features, got those for 24"
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        start(checkpoints, "llava", {"keep_ratio": 0.5, **scorer})
 
 
 def test_requests_are_refused_alone(checkpoints):
@@ -84,12 +94,6 @@ def test_versions(version, supported, monkeypatch):
     assert (requirement.unsupported_version() is None) == supported
     monkeypatch.setenv("TOKENPRUNE_ANY_VLLM", "1")
     assert requirement.unsupported_version() is None
-
-
-def test_an_unsupported_version_registers_nothing(monkeypatch):
-    monkeypatch.setattr(vllm, "__version__", "0.40.0")
-    monkeypatch.setattr(vllm.ModelRegistry, "register_model", lambda *args: pytest.fail("registered"), raising=False)
-    registration.register()
 
 
 def test_a_missing_seam_is_named(monkeypatch):

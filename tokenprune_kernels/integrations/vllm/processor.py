@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.exceptions import VLLMValidationError
-from vllm.logger import init_logger
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalFieldElem
@@ -23,7 +23,7 @@ from .item import FIELD, Item
 from .metrics import count_tokens
 from .options import OPTION, Options, merged, parsed
 
-logger = init_logger(f"vllm.{__name__}")
+logger = logging.getLogger(f"vllm.{__name__}")
 # The options of the inputs by which vLLM measures an encoder, known by identity.
 UNPRUNED = {OPTION: False}
 _MEASURED = parsed(False)
@@ -37,28 +37,22 @@ class PruningProcessor:
     """
 
     info: Any
-    model_class: Any  # this package's class of the model
+    model_class: Any = None  # this package's class of the model
     segment_is_run = False  # whether each run of placeholders has a budget of its own, or the whole item one
 
     @cached_property
-    def _engine(self) -> Options | None:
+    def _engine(self) -> Options:
         options = engine_options(self.info.ctx.model_config)
-        if options is not None:
-            check_weight(options, self.model_class, self.info.ctx.model_config)
+        assert options is not None  # or this were an UnpruningProcessor
+        check_weight(options, self.model_class, self.info.ctx.model_config)
         return options
 
     def check_engine(self) -> None:
         """Raises where the engine's options are wrong."""
         self._engine  # noqa: B018 - a property that checks
 
-    def _options(self, kwargs: Mapping[str, Any]) -> Options | None:
-        """The options of a request, and None in an engine that does not prune."""
-        if self._engine is None:
-            if OPTION in kwargs:
-                raise VLLMValidationError(
-                    f"{OPTION}: expected an engine that was started with it, got it in a request only"
-                )
-            return None
+    def _options(self, kwargs: Mapping[str, Any]) -> Options:
+        """The options of a request."""
         if kwargs is UNPRUNED:
             return _MEASURED
         if OPTION not in kwargs:
@@ -82,16 +76,12 @@ class PruningProcessor:
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """Items that are pruned in different ways, also by different engines, have different identifiers."""
         options = self._options(inputs.hf_processor_mm_kwargs)
-        if options is None:
-            return super()._get_mm_hashes(inputs)  # type: ignore[misc]
         kwargs = {**inputs.hf_processor_mm_kwargs, OPTION: options.identity()}
         return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))  # type: ignore[misc]
 
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """The inputs by which vLLM measures: unpruned, as any request may switch pruning off."""
         inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
-        if self._engine is None:
-            return inputs
         return replace(inputs, hf_processor_mm_kwargs=UNPRUNED)
 
     def _get_mm_prompt_updates(
@@ -101,8 +91,6 @@ class PruningProcessor:
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, _others(hf_processor_mm_kwargs), out_mm_kwargs
         )
-        if options is None:
-            return updates
         return {
             modality: [
                 self._shortened(item, data, modality, options, mm_items)
@@ -164,6 +152,18 @@ class PruningProcessor:
         return bytes.fromhex(MultiModalHasher.hash_kwargs(algorithm, **contents))[:16]
 
 
+class UnpruningProcessor:
+    """Mixin for an engine without the option: refuses it in a request."""
+
+    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Processes a request, as vLLM's processor does."""
+        if OPTION in inputs.hf_processor_mm_kwargs:
+            raise VLLMValidationError(
+                f"{OPTION}: expected an engine that was started with it, got it in a request only", parameter=OPTION
+            )
+        return super().apply(inputs, *args, **kwargs)  # type: ignore[misc]
+
+
 def _others(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != OPTION}
 
@@ -186,6 +186,8 @@ def pruned(mixin: type = PruningProcessor) -> Callable[[type], type]:
 
         def make_processor(info: Any, dummy_inputs: Any) -> Any:
             base = type(factories.processor(info, dummy_inputs))
+            if given_options(info.ctx.model_config) is None:
+                return type(base.__name__, (UnpruningProcessor, base), {})(info, dummy_inputs)
             pruning = type(f"Pruned{base.__name__}", (mixin, base), {"model_class": model_class})
             processor = pruning(info, dummy_inputs)
             processor.check_engine()
