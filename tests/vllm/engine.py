@@ -23,6 +23,7 @@ class Engine:
         _MODEL_ARCH_BY_HASH.clear()  # the class of the last engine with this checkpoint
         self.family = family
         self.tokenprune = tokenprune
+        self.objects = {}  # what `prune_inputs` takes for the name of an importance
         self.path = saved(family, checkpoints)
         if tokenprune is not None:
             options["mm_processor_kwargs"] = {"tokenprune": tokenprune}
@@ -63,7 +64,11 @@ class Engine:
             merged = {name: value for name, value in self.tokenprune.items() if name in METHOD} | merged
         if not {"k", "keep_ratio"} & merged.keys():
             merged |= {name: value for name, value in self.tokenprune.items() if name in ("k", "keep_ratio")}
-        return merged
+        return {
+            name: self.objects.get(value, value) if name in WEIGHTS else value
+            for name, value in merged.items()
+            if not name.startswith("scorer")
+        }
 
     @property
     def model(self):
@@ -81,6 +86,7 @@ def load_classes():
         ModelRegistry.register_model(architecture, registration.model_class(architecture))
 
 
+WEIGHTS = ("importance", "relevance")
 METHOD = ("method", "importance", "relevance", "lam")
 
 
