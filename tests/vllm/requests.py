@@ -45,20 +45,33 @@ def kinds(family):
 def mixes(family, count, seed):
     """Random requests: words, up to three images and videos, and options."""
     rng = random.Random(f"{family} {seed}")
-    of = FAMILIES[family]
-    requests = []
-    for _ in range(count):
-        parts = _words(rng)
-        for _ in range(rng.randint(0, of.most)):
-            parts += [rng.choice(list(of.placeholders)) + str(rng.randint(0, 7)), *_words(rng)]
-        requests.append(Request((*parts, "?"), rng.choice(_options(rng))))
-    return requests
+    return [_request(FAMILIES[family], rng) for _ in range(count)]
+
+
+def batches(family, count, seed):
+    """Random mixes of one to six random requests, which are in flight together."""
+    rng = random.Random(f"{family} {seed}")
+    return [[_request(FAMILIES[family], rng) for _ in range(rng.randint(1, 6))] for _ in range(count)]
+
+
+def _request(of, rng):
+    parts = _words(rng)
+    for _ in range(rng.randint(0, of.most)):
+        parts += [rng.choice(list(of.placeholders)) + str(rng.randint(0, 7)), *_words(rng)]
+    return Request((*parts, "?"), rng.choice(_options(of, rng)))
 
 
 def _words(rng):
     return [rng.choice(("a", "the", "cat", "dog", "on", "mat")) for _ in range(rng.randint(1, 5))]
 
 
-def _options(rng):
+def _options(of, rng):
     budget = rng.choice(({"keep_ratio": round(rng.uniform(0.05, 1), 2)}, {"k": rng.randint(1, 40)}))
-    return (None, None, False, budget, {"method": "idpruner", "importance": "norm", "lam": 0.7, **budget})
+    weight = rng.choice(("norm", "cls_attention") if of.class_token else ("norm",))
+    lam = round(rng.uniform(0, 1), 2)
+    return (
+        *(None, None, False, budget),
+        {"method": "idpruner", "importance": weight, "lam": lam, **budget},
+        {"method": "mmr", "relevance": weight, "lam": lam, **budget},
+        {"method": "dpp", "relevance": weight, **budget},
+    )

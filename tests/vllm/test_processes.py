@@ -19,6 +19,7 @@ pytestmark = pytest.mark.vllm
 def by_name(monkeypatch):
     """The classes as a user's processes find them."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or every rank wants memory of its own
     load_classes()
     registration.register()
     yield

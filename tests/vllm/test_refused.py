@@ -11,7 +11,7 @@ from vllm.exceptions import VLLMValidationError
 from tests.vllm.engine import prompt, running
 from tests.vllm.media import Request
 from tests.vllm.oracle import NEW_TOKENS
-from tokenprune_kernels.integrations.vllm import model, requirement
+from tokenprune_kernels.integrations.vllm import requirement
 from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
 pytestmark = pytest.mark.vllm
@@ -70,20 +70,23 @@ def test_requests_are_refused_alone(checkpoints):
         assert max(engine.differences([IMAGE])) < 1e-4
 
 
-class Settings:
-    """Of an engine, as `_check_engine` reads them."""
-
-    def __init__(self, lora=False, graphs=False):
-        self.lora_config = type("Lora", (), {"enable_tower_connector_lora": lora})
-        self.compilation_config = type("Compilation", (), {"cudagraph_mm_encoder": graphs})
-
-
-def test_adapters_and_graphs_of_the_encoder_are_refused():
-    model._check_engine(Settings())
-    with pytest.raises(ValueError, match="got enable_tower_connector_lora"):
-        model._check_engine(Settings(lora=True))
-    with pytest.raises(ValueError, match="got cudagraph_mm_encoder"):
-        model._check_engine(Settings(graphs=True))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"enable_lora": True, "enable_tower_connector_lora": True},
+            "expected adapters of the language model alone, got enable_tower_connector_lora",
+        ),
+        (
+            {"compilation_config": {"cudagraph_mm_encoder": True}},
+            "expected no CUDA graphs of the encoder, got cudagraph_mm_encoder",
+        ),
+        ({"video_pruning_rate": 0.5}, r"expected no video_pruning_rate beside it, got 0\.5"),
+    ],
+)
+def test_what_would_go_wrong_in_silence_is_refused(options, message, checkpoints):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        start(checkpoints, "qwen2_5_vl", {"keep_ratio": 0.5}, **options)
 
 
 @pytest.mark.parametrize(
