@@ -92,11 +92,13 @@ def test_requests_over_http(checkpoints, tmp_path):
     option = '{"tokenprune": {"method": "divprune", "keep_ratio": 0.25}}'
     request = Request(("a", "I1", "and", "I2", "?"))
     with serving(path, log, "--mm-processor-kwargs", option, "--trust-request-mm-kwargs") as address:
+        prompt_tokens = 0
         for own, arguments in ((None, engine), ({"k": 3}, {"k": 3}), (False, None), (None, engine)):
             answer = asked(address, request, own).json()
             oracle = expected("llava", path, request, arguments)
             assert answer["usage"]["prompt_tokens"] == oracle.length
             assert answer["choices"][0]["token_ids"] == oracle.tokens
+            prompt_tokens += oracle.length
         for wrong, message in (
             ({"keep_ratio": 2}, r"tokenprune: expected keep_ratio to be in \(0, 1\], got 2"),
             ({"ratio": 0.5}, "tokenprune: expected options among .*, got 'ratio'"),
@@ -105,8 +107,9 @@ def test_requests_over_http(checkpoints, tmp_path):
             answer = asked(address, request, wrong)
             assert answer.status_code == 400
             assert re.search(message, answer.json()["error"]["message"])
-        assert asked(address, request).ok
+        prompt_tokens += asked(address, request).json()["usage"]["prompt_tokens"]
         metrics = requests.get(f"{address}/metrics", timeout=10).text
+    assert re.search(rf"^vllm:prompt_tokens_total\{{.*\}} {prompt_tokens}\.0$", metrics, re.MULTILINE)
     kept = {
         name: float(number)
         for name, number in re.findall(r'^(tokenprune\w*_total)\{modality="image"\} (\S+)$', metrics, re.MULTILINE)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenprune_kernels.integrations.vllm import engine as engines
-from tokenprune_kernels.integrations.vllm.options import Budget, merged, parsed
+from tokenprune_kernels.integrations.vllm.options import Budget, Options, merged, parsed
 
 HALF = Budget(keep_ratio=0.5)
 
@@ -96,6 +96,25 @@ def test_equal_options_have_one_identity():
         parsed({"k": 5}).identity() == parsed({"method": "divprune", "image": {"k": 5}, "video": {"k": 5}}).identity()
     )
     assert parsed({"k": 5}).identity() != parsed({"k": 6}).identity()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        False,
+        {"keep_ratio": 0.5, "video": {"k": 7}},
+        {
+            "k": 5,
+            "method": "idpruner",
+            "importance": "vision_selector",
+            "lam": 0.3,
+            "scorer": "a",
+            "scorer_prefix": "b.",
+        },
+    ],
+)
+def test_an_identity_says_all(given):
+    assert Options.identified(parsed(given).identity()) == parsed(given)
 
 
 def model_config(overrides=None, **multimodal):

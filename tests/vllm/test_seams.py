@@ -22,7 +22,7 @@ MODELS = "vllm.model_executor.models."
 # Only an engine on a CPU patches it; the registry and the version are what `register` finds out first.
 APART = {"vllm.v1.worker.cpu_model_runner:CPUModelRunner", "vllm:ModelRegistry", "vllm:__version__"}
 APART_NAMES = {"models", "register_model", "load_model_cls"}
-APART_NAMES |= {"get_video_repl", "load_weights"}  # read when a module is imported; of every model of vLLM
+APART_NAMES |= {"get_video_repl", "config", "load_weights"}  # read when a module is imported; of every model of vLLM
 # Their attributes have nothing to do with vLLM.
 OTHERS = (
     *(getattr(builtins, name) for name in dir(builtins)),

@@ -26,7 +26,6 @@ from .options import OPTION, Options, merged, parsed
 logger = logging.getLogger(f"vllm.{__name__}")
 # The options of the inputs by which vLLM measures an encoder, known by identity.
 UNPRUNED = {OPTION: False}
-_MEASURED = parsed(False)
 
 
 class PruningProcessor:
@@ -51,10 +50,21 @@ class PruningProcessor:
         """Raises where the engine's options are wrong."""
         self._engine  # noqa: B018 - a property that checks
 
+    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Processes a request, as vLLM's processor does, with its checked options in place of those that it gave.
+
+        vLLM's hash of an item covers them: items that are pruned in different ways, also by different engines, have
+        different identifiers.
+        """
+        given = inputs.hf_processor_mm_kwargs
+        checked = self._options(given).identity() | {"measured": given is UNPRUNED}
+        inputs = replace(inputs, hf_processor_mm_kwargs={**given, OPTION: checked})
+        return super().apply(inputs, *args, **kwargs)  # type: ignore[misc]
+
     def _options(self, kwargs: Mapping[str, Any]) -> Options:
         """The options of a request."""
         if kwargs is UNPRUNED:
-            return _MEASURED
+            return parsed(False)
         if OPTION not in kwargs:
             return self._engine
         try:
@@ -67,17 +77,10 @@ class PruningProcessor:
         return options
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        self._options(hf_kwargs)
         return super()._apply_hf_processor_main(mm_items, _others(hf_kwargs))  # type: ignore[misc]
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
         return super()._get_mm_fields_config(hf_inputs, _others(hf_processor_mm_kwargs))  # type: ignore[misc]
-
-    def _get_mm_hashes(self, inputs: Any) -> Any:
-        """Items that are pruned in different ways, also by different engines, have different identifiers."""
-        options = self._options(inputs.hf_processor_mm_kwargs)
-        kwargs = {**inputs.hf_processor_mm_kwargs, OPTION: options.identity()}
-        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))  # type: ignore[misc]
 
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """The inputs by which vLLM measures: unpruned, as any request may switch pruning off."""
@@ -87,19 +90,22 @@ class PruningProcessor:
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Any:
-        options = self._options(hf_processor_mm_kwargs)
+        checked = hf_processor_mm_kwargs[OPTION]
+        options = Options.identified(checked)
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, _others(hf_processor_mm_kwargs), out_mm_kwargs
         )
         return {
             modality: [
-                self._shortened(item, data, modality, options, mm_items)
+                self._shortened(item, data, modality, options, mm_items, counted=not checked["measured"])
                 for item, data in zip(items, out_mm_kwargs.get(modality, ()), strict=True)
             ]
             for modality, items in updates.items()
         }
 
-    def _shortened(self, updates: list[Any], data: Any, modality: str, options: Options, mm_items: Any) -> list[Any]:
+    def _shortened(
+        self, updates: list[Any], data: Any, modality: str, options: Options, mm_items: Any, counted: bool
+    ) -> list[Any]:
         """The updates of an item, shortened; adds the field of the item to its data."""
         masks = [self._embedded(update.content, modality) for update in updates]
         counts = _segments(masks[0], self.segment_is_run)
@@ -113,7 +119,7 @@ class PruningProcessor:
         item = Item(self._digest(data), options.method, options.weight, options.lam, tuple(counts), tuple(kept))
         config = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
         data[FIELD.format(modality)] = MultiModalFieldElem(data=item.packed(), field=config.field)
-        if options is not _MEASURED:
+        if counted:
             count_tokens(modality, sum(counts), sum(kept))
             logger.debug("%s keeps %d of %d tokens by %s", modality, sum(kept), sum(counts), options.method)
         stays = torch.cat([torch.arange(count) < k for count, k in zip(counts, kept, strict=True)])

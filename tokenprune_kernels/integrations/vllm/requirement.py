@@ -54,7 +54,6 @@ SEAMS = {
     "vllm.multimodal.processing.processor:BaseMultiModalProcessor": (
         "_apply_hf_processor_main",
         "_get_mm_fields_config",
-        "_get_mm_hashes",
         "_get_mm_prompt_updates",
         "apply",
         "get_dummy_inputs",
