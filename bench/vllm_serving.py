@@ -204,6 +204,7 @@ def measured(
         "keep_ratio": keep_ratio,
         "in_flight": in_flight,
         "prompt_tokens": prompt_tokens,
+        "rounds": len(rounds),
         "requests_per_second": in_flight / statistics.median(rounds),
         "slowest_and_fastest": [in_flight / max(rounds), in_flight / min(rounds)],
         "first_token_seconds": statistics.median(first_tokens),
@@ -234,8 +235,9 @@ def table(result: dict[str, Any]) -> str:
     machine, model, versions = result["machine"], result["model"], result["versions"]
     lines += [
         "",
-        f"LLaVA-1.5 in its own width with {model['layers']} layers, {model['dtype']}, random weights; "
-        f"{model['new_tokens']} new tokens; vLLM {versions['vllm']}, torch {versions['torch']}, "
+        f"LLaVA-1.5 in its own width, {model['dtype']}, random weights; layers: {model['layers']}; new tokens: "
+        f"{model['new_tokens']}; rounds of requests that arrive together: {min(row['rounds'] for row in rows)}, and "
+        f"{rows[0]['rounds']} of single ones; vLLM {versions['vllm']}, torch {versions['torch']}, "
         f"{machine['threads']} threads.",
         "",
         "EVS, the pruning of vLLM itself, is not beside it: it prunes videos alone, and fails on vLLM's CPU runner, as "
