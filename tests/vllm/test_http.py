@@ -24,7 +24,7 @@ from tests.vllm.tiny import saved
 SERVER = ("uvicorn", "prometheus_fastapi_instrumentator", "watchfiles", "model_hosting_container_standards")
 MISSING = [name for name in SERVER if importlib.util.find_spec(name) is None]
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}")]
-START = 240  # seconds
+START = 400  # seconds
 # Makes the prompts of `tests.vllm.media.text`.
 TEMPLATE = """<s>{% for part in messages[0].content %} {% if part.type == "text" %}{{ part.text }}\
 {% else %}<image>{% endif %}{% endfor %}"""
