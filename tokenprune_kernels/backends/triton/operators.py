@@ -157,39 +157,28 @@ def forms_of(method: str, longest: int) -> tuple[str, ...]:
 
 
 def dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, with_scores: bool) -> Any:
-    """Selects from every item of a dense batch."""
+    """Selects from every item of a dense batch, slice by slice. Only a batch that is one slice is recorded."""
+
+    def select(recorder: recorded_calls.Recorder | None) -> Any:
+        count = x.shape[-2]
+        _check_sizes(method, "N", count, x.shape[-1])
+        out = Output.of((*x.shape[:-2], k), x.device, with_scores, recorder=recorder)
+        if out.indices.numel() > 0:
+            planned = plan(method, x.shape, x.dtype, k=k)
+            flat = _with_unit_stride(x.detach()).reshape(-1, count, x.shape[-1])
+            items = flat.shape[0]
+            tokens = Tokens.of(flat, flat.stride(0) if items > 1 else 0, flat.stride(1) if count > 1 else 0)
+            step = planned.slice_items
+            recorder = recorder if step >= items else None
+            batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity, recorder)
+            with runtime.on_device(flat):
+                form = FORMS[planned.form](batch)
+                for first in range(0, items, step):
+                    form.run(first, min(step, items - first), count=count, k=k, plan=None)
+        return out.result()
+
     inputs = {"x": x} if weight is None else {"x": x, "weight": weight}
-    make = functools.partial(_dense, method, x, weight, k, lam, with_scores)
-    return recorded_calls.call((method, k, lam, with_scores), inputs, make)
-
-
-def _dense(
-    method: str,
-    x: Tensor,
-    weight: Tensor | None,
-    k: int,
-    lam: float,
-    with_scores: bool,
-    recorder: recorded_calls.Recorder | None,
-) -> Any:
-    """Selects slice by slice. Only a batch that is one slice is recorded."""
-    x = x.detach()
-    count = x.shape[-2]
-    _check_sizes(method, "N", count, x.shape[-1])
-    out = Output.of((*x.shape[:-2], k), x.device, with_scores, recorder=recorder)
-    if out.indices.numel() > 0:
-        planned = plan(method, x.shape, x.dtype, k=k)
-        x = _with_unit_stride(x).reshape(-1, count, x.shape[-1])
-        items = x.shape[0]
-        tokens = Tokens.of(x, x.stride(0) if items > 1 else 0, x.stride(1) if count > 1 else 0)
-        step = planned.slice_items
-        recorder = recorder if step >= items else None
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, step, count, planned.capacity, recorder)
-        with runtime.on_device(x):
-            form = FORMS[planned.form](batch)
-            for first in range(0, items, step):
-                form.run(first, min(step, items - first), count=count, k=k, plan=None)
-    return out.result()
+    return recorded_calls.call((method, k, lam, with_scores), inputs, select)
 
 
 def varlen(
@@ -207,37 +196,25 @@ def varlen(
 
     Rows of the result that belong to no segment, or to one that breaks the contract, are -1.
     """
+
+    def select(recorder: recorded_calls.Recorder | None) -> Any:
+        packed = _with_unit_stride(x.detach())
+        rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
+        longest = min(max_seqlen, rows)
+        _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
+        out = Output.of((total_k,), x.device, with_scores, blank=True, recorder=recorder)
+        if segments > 0 and longest > 0 and total_k > 0:
+            planned = plan(method, x.shape, x.dtype, segments=segments, max_seqlen=max_seqlen)
+            tokens = Tokens.of(packed, 0, packed.stride(0) if rows > 1 else 0)
+            batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
+            with runtime.on_device(packed):
+                form = FORMS[planned.form](batch)
+                segment_plan = _launch_plan(form, cu_seqlens, cu_k, rows, total_k)
+                form.run(0, segments, count=0, k=0, plan=segment_plan)
+        return out.result()
+
     inputs = {"x": x, "cu_seqlens": cu_seqlens, "cu_k": cu_k} | ({} if weight is None else {"weight": weight})
-    make = functools.partial(_varlen, method, x, weight, cu_seqlens, cu_k, total_k, max_seqlen, lam, with_scores)
-    return recorded_calls.call((method, total_k, max_seqlen, lam, with_scores), inputs, make)
-
-
-def _varlen(
-    method: str,
-    x: Tensor,
-    weight: Tensor | None,
-    cu_seqlens: Tensor,
-    cu_k: Tensor,
-    total_k: int,
-    max_seqlen: int,
-    lam: float,
-    with_scores: bool,
-    recorder: recorded_calls.Recorder | None,
-) -> Any:
-    x = _with_unit_stride(x.detach())
-    rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
-    longest = min(max_seqlen, rows)
-    _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
-    out = Output.of((total_k,), x.device, with_scores, blank=True, recorder=recorder)
-    if segments > 0 and longest > 0 and total_k > 0:
-        planned = plan(method, x.shape, x.dtype, segments=segments, max_seqlen=max_seqlen)
-        tokens = Tokens.of(x, 0, x.stride(0) if rows > 1 else 0)
-        batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
-        with runtime.on_device(x):
-            form = FORMS[planned.form](batch)
-            segment_plan = _launch_plan(form, cu_seqlens, cu_k, rows, total_k)
-            form.run(0, segments, count=0, k=0, plan=segment_plan)
-    return out.result()
+    return recorded_calls.call((method, total_k, max_seqlen, lam, with_scores), inputs, select)
 
 
 def _launch_plan(form: Form, cu_seqlens: Tensor, cu_k: Tensor, rows: int, total_k: int) -> Tensor:

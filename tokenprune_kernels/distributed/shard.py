@@ -1,0 +1,101 @@
+"""The rows of one rank, and what a selection asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..backends import native
+from .messages import Key
+
+_ROWS_AT_A_TIME = 1 << 16
+
+
+class Shard:
+    """The rows of this rank, in one tensor or in several, which may be mapped from files.
+
+    Attributes:
+        norms: the reciprocal norm of each row, float32 ``[n]``; 0 for a row that is not finite.
+        finite: which rows are, bool ``[n]``.
+        first: the global index of its first row.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], weight: Tensor | None, first: int) -> None:
+        self._parts = [part.detach() for part in parts]
+        self.first = first
+        self.norms = torch.cat([native.reciprocal_norms(part) for part in self._parts])
+        if weight is not None:
+            self.norms = torch.where(weight.isfinite(), self.norms, 0.0)
+        self.finite = self.norms > 0
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Copies of rows: ``[positions, D]``."""
+        if len(self._parts) == 1:
+            return self._parts[0][positions]
+        rows = self.empty(len(positions))
+        for part, begin in self._begins():
+            here = (positions >= begin) & (positions < begin + len(part))
+            rows[here] = part[positions[here] - begin]
+        return rows
+
+    def empty(self, count: int) -> Tensor:
+        """Unwritten rows."""
+        return self._parts[0].new_empty((count, self._parts[0].shape[1]))
+
+    def similarities(self, positions: Tensor, x: Tensor, norms: Tensor) -> Tensor:
+        """The similarities of rows of this rank to others: float32 ``[positions, rows of x]``."""
+        return native.similarities(self.rows(positions), self.norms[positions], x, norms)
+
+    def similarities_of_all(self, x: Tensor, norms: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The similarities of all rows of this rank to others, so many rows at a time that they take little memory.
+
+        Yields:
+            positions, and their similarities, float32 ``[positions, rows of x]``.
+        """
+        for part, begin in self._begins():
+            for start in range(0, len(part), _ROWS_AT_A_TIME):
+                rows = part[start : start + _ROWS_AT_A_TIME]
+                positions = slice(begin + start, begin + start + len(rows))
+                yield positions, native.similarities(rows, self.norms[positions], x, norms)
+
+    def outliers(self, count: int) -> tuple[Tensor, Tensor, Key]:
+        """Of each tensor, the finite rows whose nearest other rows there are farthest, ``count`` if there are so many.
+
+        Returns:
+            their positions, these distances, float32, and the last key of a tensor that has other finite rows: no
+            other row comes before the best of these.
+        """
+        positions, scores, outside = [], [], Key.none()
+        for part, begin in self._begins():
+            finite = self.finite[begin : begin + len(part)].nonzero().squeeze(1)
+            if len(finite) == 0:
+                continue
+            found, distances = native.outliers(part if len(finite) == len(part) else part[finite], count)
+            positions.append(begin + finite[found])
+            scores.append(distances)
+            if len(found) < len(finite):
+                outside = min(outside, Key(float(distances[-1]), self.first + int(positions[-1][-1])))
+        if not positions:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0), outside
+        return torch.cat(positions), torch.cat(scores), outside
+
+    @property
+    def parts(self) -> int:
+        """How many tensors hold the rows."""
+        return len(self._parts)
+
+    def position(self, index: int) -> int | None:
+        """The position of a row by its global index; None if another rank has it."""
+        position = index - self.first
+        return position if 0 <= position < len(self) else None
+
+    def _begins(self) -> Iterator[tuple[Tensor, int]]:
+        begin = 0
+        for part in self._parts:
+            yield part, begin
+            begin += len(part)
