@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import gc
-import importlib
 
-from tests.vllm.media import WITH_METADATA, Request, media, metadata, text
+from tests.vllm.media import Request, media, metadata, text
 from tests.vllm.oracle import NEW_TOKENS, TOP, Answer, expected
-from tests.vllm.tiny import saved
+from tests.vllm.tiny import FAMILIES, saved
 from tokenprune_kernels.integrations.vllm import registration
 
 MEASURED = []  # the differences of all answers so far
@@ -18,10 +17,13 @@ class Engine:
 
     def __init__(self, family, checkpoints, tokenprune, **options):
         from vllm import LLM
+        from vllm.model_executor.model_loader.utils import _MODEL_ARCH_BY_HASH
 
         load_classes()
+        _MODEL_ARCH_BY_HASH.clear()  # the class of the last engine with this checkpoint
         self.family = family
         self.tokenprune = tokenprune
+        self.objects = {}  # what `prune_inputs` takes for the name of an importance
         self.path = saved(family, checkpoints)
         if tokenprune is not None:
             options["mm_processor_kwargs"] = {"tokenprune": tokenprune}
@@ -62,7 +64,11 @@ class Engine:
             merged = {name: value for name, value in self.tokenprune.items() if name in METHOD} | merged
         if not {"k", "keep_ratio"} & merged.keys():
             merged |= {name: value for name, value in self.tokenprune.items() if name in ("k", "keep_ratio")}
-        return merged
+        return {
+            name: self.objects.get(value, value) if name in WEIGHTS else value
+            for name, value in merged.items()
+            if not name.startswith("scorer")
+        }
 
     @property
     def model(self):
@@ -76,12 +82,11 @@ def load_classes():
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
-    for architecture, name in registration.ARCHITECTURES.items():
-        module, _, model = name.partition(":")
-        package = registration.__name__.rpartition(".")[0]
-        ModelRegistry.register_model(architecture, getattr(importlib.import_module(f"{package}.{module}"), model))
+    for architecture in registration.ARCHITECTURES:
+        ModelRegistry.register_model(architecture, registration.model_class(architecture))
 
 
+WEIGHTS = ("importance", "relevance")
 METHOD = ("method", "importance", "relevance", "lam")
 
 
@@ -101,7 +106,7 @@ def running(family, checkpoints, tokenprune, **options):
 
 def prompt(family, request: Request):
     images, videos = media(request, "I"), media(request, "V")
-    if family in WITH_METADATA:
+    if FAMILIES[family].video_metadata:
         videos = [(frames, metadata(frames) | {"do_sample_frames": False}) for frames in videos]
     data = {name: items for name, items in (("image", images), ("video", videos)) if items}
     result = {"prompt": text(family, request)}

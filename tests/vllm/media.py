@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-WITH_METADATA = ("qwen2_5_vl", "qwen3_vl")  # vLLM takes their videos with metadata
-IMAGES = ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-VIDEOS = ("llava_next_video", "llava_onevision", "internvl", "internvl_chat", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+from tests.vllm.tiny import FAMILIES
+
 SIZES = ((168, 224), (224, 168), (112, 280), (280, 112), (84, 84), (300, 310))  # height, width
 
 
@@ -59,11 +58,6 @@ def is_media(part):
 
 def text(family, request):
     """The prompt, with a placeholder of the family for each image and video."""
-    if family.startswith("qwen"):
-        placeholders = {kind: f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video")}
-        start = ""
-    else:
-        placeholders = {"image": "<IMG_CONTEXT>" if family == "internvl" else "<image>", "video": "<video>"}
-        start = "<s> "
-    words = [placeholders["image" if part[0] == "I" else "video"] if is_media(part) else part for part in request.parts]
-    return start + " ".join(words)
+    of = FAMILIES[family]
+    words = [of.placeholders[part[0]] if is_media(part) else part for part in request.parts]
+    return of.start + " ".join(words)

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from tests.vllm import chat_model
-from tests.vllm.media import WITH_METADATA, media, metadata, text
-from tests.vllm.tiny import MAKERS
+from tests.vllm.media import media, metadata, text
+from tests.vllm.tiny import FAMILIES
 from tokenprune_kernels.integrations.transformers import prune_inputs
 
 NEW_TOKENS = 6
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 @functools.cache
 def loaded(family, path):
-    name = type(MAKERS[family]()[0]).__name__
+    name = type(FAMILIES[family].make()[0]).__name__
     if family == "internvl_chat":
         model = getattr(transformers, name).from_pretrained(path.with_suffix(".transformers"), dtype=torch.float32)
         return model.eval(), transformers.AutoTokenizer.from_pretrained(path)
@@ -64,6 +64,6 @@ def prepared(family, path, request):
     if videos:
         arguments["videos"] = videos
         arguments["do_sample_frames"] = False
-        if family in WITH_METADATA:
+        if FAMILIES[family].video_metadata:
             arguments["video_metadata"] = [metadata(frames) for frames in videos]
     return dict(processor(text=text(family, request), return_tensors="pt", **arguments))

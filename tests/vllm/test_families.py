@@ -7,17 +7,16 @@ pytest.importorskip("vllm")
 from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import running
-from tests.vllm.media import IMAGES, Request
-from tests.vllm.requests import ENGINE, kinds, mixes
-from tests.vllm.tiny import MAKERS
+from tests.vllm.media import Request
+from tests.vllm.requests import ENGINE, batches, kinds, mixes
+from tests.vllm.tiny import FAMILIES
 from tokenprune_kernels.integrations.vllm import mrope
 
 pytestmark = pytest.mark.vllm
 CLOSE = 1e-4  # of log-probabilities in float32; other positions or other tokens differ by 0.1 and more
-MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=FAMILIES)
 def engine(request, checkpoints):
     with running(request.param, checkpoints, ENGINE) as engine:
         yield engine
@@ -30,14 +29,20 @@ def test_every_kind_of_request(engine):
     assert max(engine.differences(requests[::-1])) < CLOSE
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(25, marks=pytest.mark.slow)])
-def test_random_mixes(engine, count):
-    assert max(engine.differences(mixes(engine.family, count, seed=count))) < CLOSE
+def test_random_requests(engine):
+    assert max(engine.differences(mixes(engine.family, 10, seed=10))) < CLOSE
+
+
+@pytest.mark.slow
+def test_random_mixes(engine):
+    """23 for each of nine families: more than 200. Blocks and images of earlier mixes are in the caches."""
+    for number, batch in enumerate(batches(engine.family, 23, seed=0)):
+        assert max(engine.differences(batch)) < CLOSE, f"mix {number}: {batch}"
 
 
 def test_positions_matter(engine, monkeypatch):
     """A negative control: without the positions that rows carry, the answers are others."""
-    if engine.family not in MROPE:
+    if not FAMILIES[engine.family].mrope:
         pytest.skip("has no positions of its own")
     request = Request(("a", "I1", "on", "I2", "mat", "?"), {"keep_ratio": 0.4})
     assert max(engine.differences([request])) < CLOSE
@@ -53,7 +58,7 @@ def test_positions_matter(engine, monkeypatch):
 
 
 def test_errors_are_those_of_a_request(engine):
-    letter = "I" if engine.family in IMAGES else "V"
+    letter = next(iter(FAMILIES[engine.family].placeholders))
     right, wrong = Request(("a", f"{letter}1", "?")), Request(("a", f"{letter}1", "?"), {"keep_ratio": 2})
     with pytest.raises(VLLMValidationError, match=r"expected keep_ratio to be in \(0, 1\], got 2"):
         engine.answers([wrong])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenprune_kernels.integrations.vllm import engine as engines
-from tokenprune_kernels.integrations.vllm.options import Budget, merged, parsed
+from tokenprune_kernels.integrations.vllm.options import Budget, Options, merged, parsed
 
 HALF = Budget(keep_ratio=0.5)
 
@@ -98,6 +98,25 @@ def test_equal_options_have_one_identity():
     assert parsed({"k": 5}).identity() != parsed({"k": 6}).identity()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        False,
+        {"keep_ratio": 0.5, "video": {"k": 7}},
+        {
+            "k": 5,
+            "method": "idpruner",
+            "importance": "vision_selector",
+            "lam": 0.3,
+            "scorer": "a",
+            "scorer_prefix": "b.",
+        },
+    ],
+)
+def test_an_identity_says_all(given):
+    assert Options.identified(parsed(given).identity()) == parsed(given)
+
+
 def model_config(overrides=None, **multimodal):
     multimodal = {"mm_processor_kwargs": None, "video_pruning_rate": None, "mm_encoder_tp_mode": "weights"} | multimodal
     config = SimpleNamespace(**multimodal)
@@ -105,17 +124,11 @@ def model_config(overrides=None, **multimodal):
     return SimpleNamespace(hf_config=hf_config, get_multimodal_config=lambda: config)
 
 
-@pytest.fixture
-def any_vllm(monkeypatch):
-    monkeypatch.setattr(engines, "check_seams", lambda: None)
-
-
 def test_an_engine_without_the_option_is_not_pruned():
     assert engines.engine_options(model_config()) is None
     assert engines.engine_options(model_config(mm_processor_kwargs={"tokenprune": False})) is None
 
 
-@pytest.mark.usefixtures("any_vllm")
 def test_an_engine_hides_the_option_from_processors_of_transformers():
     config = model_config({"k": 3, "lam": 1}, mm_processor_kwargs={"tokenprune": {"keep_ratio": 0.5}, "fps": 2})
     with pytest.raises(ValueError, match="expected lam to be None"):
@@ -125,7 +138,6 @@ def test_an_engine_hides_the_option_from_processors_of_transformers():
     assert engines.given_options(config) == {"keep_ratio": 0.5, "lam": 1}
 
 
-@pytest.mark.usefixtures("any_vllm")
 def test_vllms_own_pruning_does_not_go_with_it():
     with pytest.raises(ValueError, match=r"expected no video_pruning_rate beside it, got 0\.5"):
         engines.engine_options(model_config({"k": 3}, video_pruning_rate=0.5))

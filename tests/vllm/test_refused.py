@@ -5,12 +5,14 @@ import pytest
 pytest.importorskip("vllm")
 
 import vllm
+from safetensors.torch import save_file
 from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import prompt, running
 from tests.vllm.media import Request
 from tests.vllm.oracle import NEW_TOKENS
-from tokenprune_kernels.integrations.vllm import model, registration, requirement
+from tokenprune_kernels.integrations.vllm import requirement
+from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
 pytestmark = pytest.mark.vllm
 IMAGE = Request(("a", "I1", "?"))
@@ -37,6 +39,14 @@ def test_an_engine_with_a_wrong_option_does_not_start(family, tokenprune, messag
         start(checkpoints, family, tokenprune)
 
 
+def test_a_scorer_of_another_width_is_refused(checkpoints, tmp_path):
+    save_file(VisionSelectorScorer(24, 8).state_dict(), tmp_path / "scorer.safetensors")
+    scorer = {"method": "idpruner", "importance": "vision_selector", "scorer": str(tmp_path / "scorer.safetensors")}
+    message = "expected scorer to have weights for tokens with 64 features, got those for 24"
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        start(checkpoints, "llava", {"keep_ratio": 0.5, **scorer})
+
+
 def test_requests_are_refused_alone(checkpoints):
     with running("qwen2_5_vl", checkpoints, None) as engine:
         with pytest.raises(
@@ -60,20 +70,23 @@ def test_requests_are_refused_alone(checkpoints):
         assert max(engine.differences([IMAGE])) < 1e-4
 
 
-class Settings:
-    """Of an engine, as `_check_engine` reads them."""
-
-    def __init__(self, lora=False, graphs=False):
-        self.lora_config = type("Lora", (), {"enable_tower_connector_lora": lora})
-        self.compilation_config = type("Compilation", (), {"cudagraph_mm_encoder": graphs})
-
-
-def test_adapters_and_graphs_of_the_encoder_are_refused():
-    model._check_engine(Settings())
-    with pytest.raises(ValueError, match="got enable_tower_connector_lora"):
-        model._check_engine(Settings(lora=True))
-    with pytest.raises(ValueError, match="got cudagraph_mm_encoder"):
-        model._check_engine(Settings(graphs=True))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"enable_lora": True, "enable_tower_connector_lora": True},
+            "expected adapters of the language model alone, got enable_tower_connector_lora",
+        ),
+        (
+            {"compilation_config": {"cudagraph_mm_encoder": True}},
+            "expected no CUDA graphs of the encoder, got cudagraph_mm_encoder",
+        ),
+        ({"video_pruning_rate": 0.5}, r"expected no video_pruning_rate beside it, got 0\.5"),
+    ],
+)
+def test_what_would_go_wrong_in_silence_is_refused(options, message, checkpoints):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        start(checkpoints, "qwen2_5_vl", {"keep_ratio": 0.5}, **options)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +97,6 @@ def test_versions(version, supported, monkeypatch):
     assert (requirement.unsupported_version() is None) == supported
     monkeypatch.setenv("TOKENPRUNE_ANY_VLLM", "1")
     assert requirement.unsupported_version() is None
-
-
-def test_an_unsupported_version_registers_nothing(monkeypatch):
-    monkeypatch.setattr(vllm, "__version__", "0.40.0")
-    monkeypatch.setattr(vllm.ModelRegistry, "register_model", lambda *args: pytest.fail("registered"), raising=False)
-    registration.register()
 
 
 def test_a_missing_seam_is_named(monkeypatch):

@@ -24,7 +24,7 @@ class Model(SpatialPositions):
     """The positions of a model, without its layers."""
 
     def __init__(self):
-        self._selection = "something"
+        self.prunes = True
         self.config = SimpleNamespace(image_token_id=IMAGE, video_token_id=-1)
         self.supports_multimodal_pruning = True
 
@@ -89,6 +89,15 @@ def test_positions_go_where_the_rows_go(start, end):
         expected[:, place] = POSITIONS[place - PLACE] + PLACE
     assert torch.equal(rope.positions, expected)
     assert rope.delta == 0
+
+
+def test_rows_without_a_place_are_an_error():
+    positions = torch.arange(LENGTH).expand(3, -1)
+    tokens = [1, 1, 1, *[IMAGE] * 4, *[1] * 5]
+    with pytest.raises(
+        RuntimeError, match="expected a place of 4 tokens in the prompt for rows from token 5 on, got none"
+    ):
+        Model().recompute_mrope_positions(tokens, [rows()], positions, 5)
 
 
 def test_a_drafter_gets_rows_without_columns():

@@ -52,7 +52,7 @@ def test_numbers_are_exact_in_every_dtype(dtype):
 def test_rows_are_those_of_the_oracle_and_ascend():
     given = [item(1), item(2, (9,), (9,)), item(3, (7, 5), (2, 3))]
     x = [tokens(12, 1), tokens(9, 2), tokens(12, 3)]
-    rows = RowSelection(Options())(given, x, [])
+    rows = RowSelection(Options(), 16)(given, x, [])
     first, second = (python_ref.divprune(part, k)[0] for part, k in zip(x[2].split([7, 5]), (2, 3), strict=True))
     assert rows[0].tolist() == sorted(python_ref.divprune(x[0], 4)[0].tolist())
     assert rows[1].tolist() == list(range(9))
@@ -67,7 +67,7 @@ def test_methods_may_differ_among_the_items_of_a_step():
         item(1, method="idpruner", weight="cls_attention"),
         item(2),
     ]
-    rows = RowSelection(Options())(given, x, attention)
+    rows = RowSelection(Options(), 16)(given, x, attention)
     weights = [norm(x[0]), attention[1], None]
     for number, (each, lam) in enumerate(zip(given, (0.2, 0.5, 0.5), strict=True)):
         expected = oracle(each.method, x[number], weights[number], 4, lam)[0]
@@ -82,13 +82,23 @@ def test_the_scorer_is_that_of_the_options(tmp_path):
     save_file({f"head.{name}": value for name, value in scorer.state_dict().items()}, tmp_path / "model.safetensors")
     options = Options(scorer={"scorer": str(tmp_path), "scorer_prefix": "head."})
     given = item(1, method="idpruner", weight="vision_selector", lam=0.5)
-    (rows,) = RowSelection(options)([given], [tokens()], [])
+    (rows,) = RowSelection(options, 16)([given], [tokens()], [])
     expected = python_ref.idpruner(tokens(), scorer(tokens()).detach(), 4, 0.5)[0]
     assert rows.tolist() == sorted(expected.tolist())
 
 
+def test_a_scorer_of_another_width_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(VisionSelectorScorer(24, 8).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(
+        ValueError, match="expected scorer to have weights for tokens with 16 features, got those for 24 "
+    ):
+        RowSelection(Options(scorer={"scorer": str(tmp_path)}), 16)
+
+
 def test_an_item_that_is_encoded_again_keeps_the_same_rows():
-    select = RowSelection(Options())
+    select = RowSelection(Options(), 16)
     (rows,) = select([item(1)], [tokens(seed=1)], [])
     again, other = select([item(1), item(2)], [tokens(seed=2), tokens(seed=2)], [])
     assert torch.equal(again, rows)
@@ -98,7 +108,7 @@ def test_an_item_that_is_encoded_again_keeps_the_same_rows():
 
 
 def test_other_weights_select_anew():
-    select = RowSelection(Options())
+    select = RowSelection(Options(), 16)
     (rows,) = select([item(1)], [tokens(seed=1)], [])
     select.forget()
     (again,) = select([item(1)], [tokens(seed=2)], [])
@@ -106,7 +116,7 @@ def test_other_weights_select_anew():
 
 
 def test_an_item_that_is_twice_in_a_step_keeps_the_same_rows():
-    first, second = RowSelection(Options())([item(1), item(1)], [tokens(seed=1), tokens(seed=2)], [])
+    first, second = RowSelection(Options(), 16)([item(1), item(1)], [tokens(seed=1), tokens(seed=2)], [])
     assert torch.equal(first, second)
 
 
@@ -118,9 +128,9 @@ def test_the_first_rank_selects_for_all():
             assert src == 0
             return torch.tensor([11, 2, 5, 7])
 
-    (rows,) = RowSelection(Options(), Group())([item(1)], [tokens()], [])
+    (rows,) = RowSelection(Options(), 16, Group())([item(1)], [tokens()], [])
     assert rows.tolist() == [2, 5, 7, 11]
-    (rows,) = RowSelection(Options(), SimpleNamespace(world_size=1))([item(1)], [tokens()], [])
+    (rows,) = RowSelection(Options(), 16, SimpleNamespace(world_size=1))([item(1)], [tokens()], [])
     assert rows.tolist() == sorted(python_ref.divprune(tokens(), 4)[0].tolist())
 
 

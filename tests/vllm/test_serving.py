@@ -8,7 +8,7 @@ import torch
 from vllm.exceptions import VLLMValidationError
 
 from tests.vllm.engine import running
-from tests.vllm.media import VIDEOS, Request
+from tests.vllm.media import Request
 from tests.vllm.requests import ENGINE, kinds, mixes
 from tests.vllm.test_families import CLOSE
 from tokenprune_kernels.integrations.vllm import metrics
@@ -28,21 +28,40 @@ def images(engine, seeds, options=None):
     return [Request(("a", f"I{seed}", "and", f"I{seed + 1}", "?"), options) for seed in seeds]
 
 
-def test_chunks_and_preemption(engine, monkeypatch):
+def preemptions(engine, monkeypatch):
+    """A list with an entry for every request that is preempted from now on."""
     scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
     preempted = []
     preempt = scheduler._preempt_request
-    monkeypatch.setattr(
-        scheduler,
-        "_preempt_request",
-        lambda request, *args, **kwargs: (preempted.append(1), preempt(request, *args, **kwargs))[1],
-    )
+
+    def counted(request, *args, **kwargs):
+        preempted.append(request)
+        return preempt(request, *args, **kwargs)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", counted)
+    return preempted
+
+
+def test_chunks_and_preemption(engine, monkeypatch):
+    preempted = preemptions(engine, monkeypatch)
     assert max(engine.differences(kinds(engine.family))) < CLOSE
     requests = images(engine, range(8), {"keep_ratio": 0.7}) * 2
     assert max(engine.differences(requests)) < CLOSE
     assert max(engine.differences(mixes(engine.family, 8, seed=3))) < CLOSE
     if engine.family == "llava":  # the others' prompts fit
         assert preempted
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
+def test_preempted_requests_whose_rows_carry_positions(family, checkpoints, monkeypatch):
+    """Eight blocks hold two prompts of four, and a fifth block is needed when they go on."""
+    options = {"max_num_batched_tokens": 48, "num_gpu_blocks_override": 9, "max_model_len": 256}
+    with running(family, checkpoints, ENGINE, **options) as engine:
+        preempted = preemptions(engine, monkeypatch)
+        large = range(5, 48, 6)
+        requests = [Request(("a", f"I{seed}", "and", f"I{seed + 6}", "?"), {"k": 60}) for seed in large] * 2
+        assert max(engine.differences(requests)) < CLOSE
+        assert len(preempted) > 4
 
 
 def test_an_image_that_is_encoded_again_continues_its_blocks(engine, monkeypatch):
@@ -135,9 +154,7 @@ def test_embeddings_in_place_of_pixels(checkpoints):
 
 def test_a_video_may_have_a_budget_of_its_own(checkpoints):
     tokenprune = {"keep_ratio": 0.5, "video": {"k": 4}}
-    family = "qwen2_5_vl"
-    assert family in VIDEOS
-    with running(family, checkpoints, tokenprune) as engine:
+    with running("qwen2_5_vl", checkpoints, tokenprune) as engine:
         image, video, both = Request(("a", "I1", "?")), Request(("a", "V1", "?")), Request(("I1", "on", "V1", "?"))
         lengths = [answer.length for answer in engine.answers([image, video, both])]
         assert max(engine.differences([image._replace(options={"keep_ratio": 0.5})])) < CLOSE

@@ -1,6 +1,8 @@
 """Tiny random checkpoints of every family, which vLLM and transformers both load."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -154,11 +156,6 @@ def internvl():
     return transformers.InternVLForConditionalGeneration(config), processor
 
 
-def internvl_chat():
-    """The same model, which `saved` writes as it was published."""
-    return internvl()
-
-
 def qwen_parts(patch, video_processor, **normalization):
     """The tokenizer and the two pixel processors of a Qwen-VL model, which vLLM normalizes alike."""
     side = (4 * patch) ** 2
@@ -210,19 +207,31 @@ def qwen3_vl():
     return transformers.Qwen3VLForConditionalGeneration(config), processor
 
 
-MAKERS = {
-    maker.__name__: maker
-    for maker in (
-        llava,
-        llava_next,
-        llava_next_video,
-        llava_onevision,
-        internvl,
-        internvl_chat,
-        qwen2_vl,
-        qwen2_5_vl,
-        qwen3_vl,
-    )
+class Family(NamedTuple):
+    """A tiny model, and what vLLM takes of it."""
+
+    make: Callable  # returns the model of transformers and its processor
+    placeholders: dict[str, str]  # of an image (I) and of a video (V), if it takes them
+    start: str = ""  # of a prompt
+    most: int = 3  # images and videos that the tests put into a prompt
+    class_token: bool = False  # of the tower
+    mrope: bool = False
+    video_metadata: bool = False  # whether vLLM takes videos with metadata
+
+
+PLACES = {"I": "<image>", "V": "<video>"}
+QWEN_PLACES = {"I": "<|vision_start|><|image_pad|><|vision_end|>", "V": "<|vision_start|><|video_pad|><|vision_end|>"}
+FAMILIES = {
+    "llava": Family(llava, {"I": "<image>"}, "<s> ", class_token=True),
+    "llava_next": Family(llava_next, {"I": "<image>"}, "<s> ", class_token=True),
+    "llava_next_video": Family(llava_next_video, {"V": "<video>"}, "<s> ", most=1, class_token=True),
+    "llava_onevision": Family(llava_onevision, PLACES, "<s> "),
+    "internvl": Family(internvl, {"I": "<IMG_CONTEXT>", "V": "<video>"}, "<s> ", class_token=True),
+    # The same model, which `saved` writes as it was published.
+    "internvl_chat": Family(internvl, PLACES, "<s> ", class_token=True),
+    "qwen2_vl": Family(qwen2_vl, QWEN_PLACES, mrope=True),
+    "qwen2_5_vl": Family(qwen2_5_vl, QWEN_PLACES, mrope=True, video_metadata=True),
+    "qwen3_vl": Family(qwen3_vl, QWEN_PLACES, mrope=True, video_metadata=True),
 }
 
 
@@ -231,7 +240,7 @@ def saved(family, folder):
     """Saves the checkpoint of a family, and returns its folder."""
     path = folder / family
     torch.manual_seed(0)
-    model, processor = MAKERS[family]()
+    model, processor = FAMILIES[family].make()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:  # spread out, so that tokens differ

@@ -9,6 +9,18 @@ package selects, and takes as many places of the prompt:
 The documentation's page on vLLM lists the options, the models and what was verified on which version.
 """
 
-from .registration import register
+from typing import Any
+
+from .registration import ARCHITECTURES, model_class, register
 
 __all__ = ["register"]
+
+
+def __getattr__(name: str) -> Any:
+    """The class of an architecture, which vLLM looks up here when it serves one.
+
+    vLLM remembers on disk what it learned of a class, for as long as the files of this folder stay the same.
+    """
+    if name in ARCHITECTURES:
+        return model_class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.attention import MMEncoderAttention
@@ -13,6 +14,7 @@ from vllm.model_executor.layers.attention import MMEncoderAttention
 from ..class_token import class_token_attention
 from .item import Item
 from .model import PruningModel
+from .options import OPTION
 
 
 class ClassAttention(PruningModel):
@@ -27,14 +29,17 @@ class ClassAttention(PruningModel):
             return
         layers = [each for each in getattr(self, self.tower).modules() if isinstance(each, MMEncoderAttention)]
         layer = layers[self._attention_layer(len(layers))]
-        passed: list[Tensor] = []
+        passed: list[Sequence[Tensor]] = []
 
         def record(module: Any, args: Sequence[Tensor]) -> None:
-            passed[:] = args[:2]
+            passed.append(args[:2])
 
         def attention(kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
-            queries, keys = passed
-            attended = class_token_attention(queries, keys, layer.num_heads, layer.scale)
+            if not passed:
+                raise RuntimeError(f"{OPTION}: expected the vision tower to run for 'cls_attention', got no call of it")
+            # A model may run its tower several times, in the order of the items.
+            calls = [class_token_attention(queries, keys, layer.num_heads, layer.scale) for queries, keys in passed]
+            attended = torch.cat(calls)
             # Under tensor parallelism a rank has some of the heads, and every rank as many.
             attended = tensor_model_parallel_all_reduce(attended) / get_tensor_model_parallel_world_size()
             return self._attention_of_items(attended, kwargs)

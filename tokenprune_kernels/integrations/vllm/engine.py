@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .options import OPTION, WEIGHTS, Options, merged, parsed
-from .requirement import check_seams
 
 
 def given_options(model_config: Any) -> Any:
@@ -30,12 +29,10 @@ def engine_options(model_config: Any) -> Options | None:
 
     Raises:
         ValueError, TypeError: naming the option that is wrong, or another that does not go with it.
-        ImportError: for a vLLM that lacks what is leaned on.
     """
     given = given_options(model_config)
     if given is None:
         return None
-    check_seams()
     options = parsed(given)
     multimodal = model_config.get_multimodal_config()
     rate = multimodal.video_pruning_rate
@@ -66,6 +63,24 @@ def check_weight(options: Options, model_class: Any, model_config: Any) -> None:
         )
     if options.weight == "cls_attention" and model_config.get_multimodal_config().mm_encoder_tp_mode == "data":
         raise ValueError(f"{OPTION}: expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'")
+
+
+def refusing(model_class: Any, reason: str) -> Any:
+    """Returns a model class of vLLM that raises for an engine with the option, and else is as it was.
+
+    Args:
+        model_class: vLLM's own.
+        reason: the message of the ``ImportError``.
+    """
+
+    class Refusing(model_class):  # type: ignore[misc]
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            if given_options(vllm_config.model_config) is not None:
+                raise ImportError(reason)
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+
+    Refusing.__name__ = Refusing.__qualname__ = model_class.__name__
+    return Refusing
 
 
 # A video_pruning_rate that makes vLLM ask a model for positions and prunes nothing: 1 - 1e-300 is 1.

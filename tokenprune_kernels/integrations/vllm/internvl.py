@@ -55,6 +55,7 @@ class PrunedInternVL(TiledModel, InternS1ForConditionalGeneration):
     """``InternVLForConditionalGeneration``."""
 
     tower = "vision_tower"
+    leans_on = ("downsample_ratio", "pixel_shuffle", "vision_tower")
 
 
 @pruned(FrameProcessor)
@@ -62,3 +63,4 @@ class PrunedInternVLChat(TiledModel, InternVLChatModel):
     """``InternVLChatModel``."""
 
     tower = "vision_model"
+    leans_on = ("downsample_ratio", "pixel_shuffle", "vision_model")

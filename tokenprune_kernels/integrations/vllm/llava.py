@@ -18,6 +18,8 @@ from .processor import pruned
 class PrunedLlava(LlavaClassAttention, LlavaForConditionalGeneration):
     """LLaVA-1.5."""
 
+    leans_on = ("vision_tower",)
+
     def _attention_of_items(self, attention: Tensor, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         return list(self._patches(attention))
 

@@ -18,6 +18,7 @@ from .processor import pruned
 class PrunedLlavaNext(LlavaClassAttention, LlavaNextForConditionalGeneration):
     """LLaVA-NeXT: an overview and tiles of each image, and a newline token after every row of the tiles."""
 
+    leans_on = ("_merge_image_patch_embeddings", "image_newline", "vision_tower")
     image_newline: Any
 
     def _attention_of_items(self, attention: Tensor, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
@@ -37,6 +38,8 @@ class PrunedLlavaNext(LlavaClassAttention, LlavaNextForConditionalGeneration):
 @pruned()
 class PrunedLlavaNextVideo(LlavaClassAttention, LlavaNextVideoForConditionalGeneration):
     """LLaVA-NeXT-Video, which takes videos alone in vLLM."""
+
+    leans_on = ("vision_resampler", "vision_tower")
 
     def _attention_of_items(self, attention: Tensor, kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
         """The model's own pooling reduces the frames of a video."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,44 +10,66 @@ from typing import Any
 
 from torch import Tensor
 from vllm.distributed import get_tp_group
-from vllm.logger import init_logger
 
 from .engine import check_weight, engine_options
 from .item import Item, popped_items
 from .options import MODALITIES, OPTION
+from .requirement import refuse
 from .selection import RowSelection
 
-logger = init_logger(f"vllm.{__name__}")
+logger = logging.getLogger(f"vllm.{__name__}")
 
 
 class PruningModel:
-    """Mixin in front of a model of vLLM whose ``embed_multimodal`` returns a tensor ``[n_i, D]`` for each item."""
+    """Mixin in front of a model of vLLM whose ``embed_multimodal`` returns a tensor ``[n_i, D]`` for each item.
 
-    class_token_towers: tuple[str, ...] = ()  # the vision towers, by model_type, whose class token's attention is known
+    Attributes:
+        prunes: whether the engine was started with the option. Where it is False, the model is vLLM's own.
+        class_token_towers: the vision towers, by model_type, whose class token's attention is known.
+        leans_on: what is read or called of vLLM's model beside the interfaces in ``SEAMS``.
+    """
+
+    prunes = False
+    class_token_towers: tuple[str, ...] = ()
+    leans_on: tuple[str, ...] = ()
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         options = engine_options(vllm_config.model_config)
-        if options is not None:
-            _check_engine(vllm_config)
-            check_weight(options, type(self), vllm_config.model_config)
-        self._prepare(vllm_config, pruning=options is not None)
+        if options is None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+            return
+        _check_engine(vllm_config)
+        check_weight(options, type(self), vllm_config.model_config)
+        # Tokens are selected by what the language model gets of them.
+        selection = RowSelection(options, vllm_config.model_config.get_inputs_embeds_size(), get_tp_group())
+        self._prepare(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.prunes = True
         self._encoder_tokens = vllm_config.scheduler_config.max_num_encoder_input_tokens
-        self._selection = None if options is None else RowSelection(options, get_tp_group())
+        self._selection = selection
+        self._check_model()
 
-    def _prepare(self, vllm_config: Any, pruning: bool) -> None:
-        """What a family does before vLLM's model is made."""
+    def _prepare(self, vllm_config: Any) -> None:
+        """What a family does before vLLM's model is made, in an engine that prunes."""
+
+    def _check_model(self) -> None:
+        """Raises for a vLLM whose model lacks something of ``leans_on``.
+
+        Raises:
+            ImportError: names everything that is missing.
+        """
+        refuse([f"{type(self).__name__}.{name}" for name in self.leans_on if not hasattr(self, name)])
 
     def load_weights(self, weights: Any) -> Any:
         """Loads weights, other ones perhaps than before: what was selected with those is forgotten."""
-        if self._selection is not None:
+        if self.prunes:
             self._selection.forget()
         return super().load_weights(weights)  # type: ignore[misc]
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encodes images or videos, and returns the tokens of each that stay."""
         items = popped_items(kwargs, MODALITIES)
-        if self._selection is None or not items:
+        if not self.prunes or not items:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         embeddings: list[Tensor] = []
         attention: list[Tensor] = []
@@ -55,8 +78,9 @@ class PruningModel:
             with self._class_attention(items) as attended:
                 embeddings += super().embed_multimodal(**piece)  # type: ignore[misc]
                 attention += attended(piece)
-        if len(embeddings) != len(items):
-            raise RuntimeError(f"{OPTION}: expected embeddings of {len(items)} items, got those of {len(embeddings)}")
+        _check_lengths("embeddings", items, embeddings)
+        if attention:
+            _check_lengths("attention of the class token", items, attention)
         started = time.perf_counter()
         rows = self._selection(items, [self._tokens(each) for each in embeddings], attention)
         if not all(item.keeps_all for item in items):
@@ -110,6 +134,13 @@ def pieces(counts: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
             first, total = number, 0
         total += count
     yield first, len(counts)
+
+
+def _check_lengths(name: str, items: Sequence[Item], given: Sequence[Tensor]) -> None:
+    """Raises where what was made of the items has not a row for each of their tokens."""
+    expected, got = [sum(item.counts) for item in items], [len(each) for each in given]
+    if expected != got:
+        raise RuntimeError(f"{OPTION}: expected {name} of {expected} tokens, got {got}")
 
 
 def _check_engine(vllm_config: Any) -> None:

@@ -34,7 +34,7 @@ class SpatialProcessor(PruningProcessor):
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Processes a request, as vLLM's processor does."""
-        if self._engine is not None and inputs.hf_processor_mm_kwargs is not UNPRUNED:
+        if inputs.hf_processor_mm_kwargs is not UNPRUNED:
             # Before processing, which would leave what is refused in one of vLLM's two caches.
             config = self.info.get_hf_config()
             items = {config.image_token_id, config.video_token_id}
@@ -55,16 +55,14 @@ class SpatialPositions(PruningModel):
     config: Any
     carries_positions = False  # whether rows have the columns, and the runner has to ask for positions
 
-    def _prepare(self, vllm_config: Any, pruning: bool) -> None:
-        if not pruning:
-            return
+    def _prepare(self, vllm_config: Any) -> None:
         vllm_config.model_config.get_multimodal_config().video_pruning_rate = ENABLES_POSITIONS
         if current_platform.is_cpu():
             make_cpu_runner_ask()
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        if self._selection is not None:
+        if self.prunes:
             self.carries_positions = True
             self.supports_multimodal_pruning = True
             self.is_multimodal_pruning_enabled = False  # vLLM's own: no columns of its own, no rows dropped
@@ -127,7 +125,7 @@ class SpatialPositions(PruningModel):
 
         The other items are filled in by ``recompute_mrope_positions``.
         """
-        if self._selection is None or not mm_features:
+        if not self.prunes or not mm_features:
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
         tokens: list[int] = []
         moved = []
@@ -175,7 +173,7 @@ class SpatialPositions(PruningModel):
         Returns:
             The embeddings without the columns, the positions, and what generated tokens add to their number.
         """
-        if self._selection is None:
+        if not self.prunes:
             return super().recompute_mrope_positions(  # type: ignore[misc]
                 input_ids, multimodal_embeddings, mrope_positions, num_computed_tokens
             )
@@ -187,7 +185,13 @@ class SpatialPositions(PruningModel):
             numbers = decoded(embedding[:, -COLUMNS:]).to(positions.device)
             first, total = numbers[0, 3:].tolist()
             # A drafter looks one token ahead: its rows may start behind an item that is computed.
-            start = next(start for start, end in runs if start + first >= num_computed_tokens and end - start == total)
+            fitting = (start for start, end in runs if start + first >= num_computed_tokens and end - start == total)
+            start = next(fitting, None)
+            if start is None:
+                raise RuntimeError(
+                    f"{OPTION}: expected a place of {total} tokens in the prompt for rows from token "
+                    f"{num_computed_tokens} on, got none"
+                )
             base = positions[:, start - 1 : start] + 1 if start else 0
             positions[:, start + first : start + first + len(numbers)] = numbers[:, :3].T + base
         return [embedding[:, :-COLUMNS] for embedding in multimodal_embeddings], positions, self._delta(positions)

@@ -57,6 +57,12 @@ class Options:
             "budgets": {name: [budget.k, budget.keep_ratio] for name, budget in sorted(self.budgets.items())},
         }
 
+    @classmethod
+    def identified(cls, identity: Mapping[str, Any]) -> Options:
+        """Returns the options of ``identity()``."""
+        budgets = {name: Budget(*pair) for name, pair in identity["budgets"].items()}
+        return cls(identity["method"], identity["weight"], identity["lam"], budgets, dict(identity["scorer"]))
+
 
 def merged(engine: Any, request: Any) -> Any:
     """Returns the options of a request merged over those of its engine, both as they were given.

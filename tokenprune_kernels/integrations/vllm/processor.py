@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.exceptions import VLLMValidationError
-from vllm.logger import init_logger
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalFieldElem
@@ -23,10 +23,9 @@ from .item import FIELD, Item
 from .metrics import count_tokens
 from .options import OPTION, Options, merged, parsed
 
-logger = init_logger(f"vllm.{__name__}")
+logger = logging.getLogger(f"vllm.{__name__}")
 # The options of the inputs by which vLLM measures an encoder, known by identity.
 UNPRUNED = {OPTION: False}
-_MEASURED = parsed(False)
 
 
 class PruningProcessor:
@@ -37,30 +36,35 @@ class PruningProcessor:
     """
 
     info: Any
-    model_class: Any  # this package's class of the model
+    model_class: Any = None  # this package's class of the model
     segment_is_run = False  # whether each run of placeholders has a budget of its own, or the whole item one
 
     @cached_property
-    def _engine(self) -> Options | None:
+    def _engine(self) -> Options:
         options = engine_options(self.info.ctx.model_config)
-        if options is not None:
-            check_weight(options, self.model_class, self.info.ctx.model_config)
+        assert options is not None  # or this were an UnpruningProcessor
+        check_weight(options, self.model_class, self.info.ctx.model_config)
         return options
 
     def check_engine(self) -> None:
         """Raises where the engine's options are wrong."""
         self._engine  # noqa: B018 - a property that checks
 
-    def _options(self, kwargs: Mapping[str, Any]) -> Options | None:
-        """The options of a request, and None in an engine that does not prune."""
-        if self._engine is None:
-            if OPTION in kwargs:
-                raise VLLMValidationError(
-                    f"{OPTION}: expected an engine that was started with it, got it in a request only"
-                )
-            return None
+    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Processes a request, as vLLM's processor does, with its checked options in place of those that it gave.
+
+        vLLM's hash of an item covers them: items that are pruned in different ways, also by different engines, have
+        different identifiers.
+        """
+        given = inputs.hf_processor_mm_kwargs
+        checked = self._options(given).identity() | {"measured": given is UNPRUNED}
+        inputs = replace(inputs, hf_processor_mm_kwargs={**given, OPTION: checked})
+        return super().apply(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _options(self, kwargs: Mapping[str, Any]) -> Options:
+        """The options of a request."""
         if kwargs is UNPRUNED:
-            return _MEASURED
+            return parsed(False)
         if OPTION not in kwargs:
             return self._engine
         try:
@@ -73,45 +77,35 @@ class PruningProcessor:
         return options
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        self._options(hf_kwargs)
         return super()._apply_hf_processor_main(mm_items, _others(hf_kwargs))  # type: ignore[misc]
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
         return super()._get_mm_fields_config(hf_inputs, _others(hf_processor_mm_kwargs))  # type: ignore[misc]
 
-    def _get_mm_hashes(self, inputs: Any) -> Any:
-        """Items that are pruned in different ways, also by different engines, have different identifiers."""
-        options = self._options(inputs.hf_processor_mm_kwargs)
-        if options is None:
-            return super()._get_mm_hashes(inputs)  # type: ignore[misc]
-        kwargs = {**inputs.hf_processor_mm_kwargs, OPTION: options.identity()}
-        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))  # type: ignore[misc]
-
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """The inputs by which vLLM measures: unpruned, as any request may switch pruning off."""
         inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
-        if self._engine is None:
-            return inputs
         return replace(inputs, hf_processor_mm_kwargs=UNPRUNED)
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Any:
-        options = self._options(hf_processor_mm_kwargs)
+        checked = hf_processor_mm_kwargs[OPTION]
+        options = Options.identified(checked)
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, _others(hf_processor_mm_kwargs), out_mm_kwargs
         )
-        if options is None:
-            return updates
         return {
             modality: [
-                self._shortened(item, data, modality, options, mm_items)
+                self._shortened(item, data, modality, options, mm_items, counted=not checked["measured"])
                 for item, data in zip(items, out_mm_kwargs.get(modality, ()), strict=True)
             ]
             for modality, items in updates.items()
         }
 
-    def _shortened(self, updates: list[Any], data: Any, modality: str, options: Options, mm_items: Any) -> list[Any]:
+    def _shortened(
+        self, updates: list[Any], data: Any, modality: str, options: Options, mm_items: Any, counted: bool
+    ) -> list[Any]:
         """The updates of an item, shortened; adds the field of the item to its data."""
         masks = [self._embedded(update.content, modality) for update in updates]
         counts = _segments(masks[0], self.segment_is_run)
@@ -125,7 +119,7 @@ class PruningProcessor:
         item = Item(self._digest(data), options.method, options.weight, options.lam, tuple(counts), tuple(kept))
         config = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
         data[FIELD.format(modality)] = MultiModalFieldElem(data=item.packed(), field=config.field)
-        if options is not _MEASURED:
+        if counted:
             count_tokens(modality, sum(counts), sum(kept))
             logger.debug("%s keeps %d of %d tokens by %s", modality, sum(kept), sum(counts), options.method)
         stays = torch.cat([torch.arange(count) < k for count, k in zip(counts, kept, strict=True)])
@@ -164,6 +158,18 @@ class PruningProcessor:
         return bytes.fromhex(MultiModalHasher.hash_kwargs(algorithm, **contents))[:16]
 
 
+class UnpruningProcessor:
+    """Mixin for an engine without the option: refuses it in a request."""
+
+    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Processes a request, as vLLM's processor does."""
+        if OPTION in inputs.hf_processor_mm_kwargs:
+            raise VLLMValidationError(
+                f"{OPTION}: expected an engine that was started with it, got it in a request only", parameter=OPTION
+            )
+        return super().apply(inputs, *args, **kwargs)  # type: ignore[misc]
+
+
 def _others(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != OPTION}
 
@@ -186,6 +192,8 @@ def pruned(mixin: type = PruningProcessor) -> Callable[[type], type]:
 
         def make_processor(info: Any, dummy_inputs: Any) -> Any:
             base = type(factories.processor(info, dummy_inputs))
+            if given_options(info.ctx.model_config) is None:
+                return type(base.__name__, (UnpruningProcessor, base), {})(info, dummy_inputs)
             pruning = type(f"Pruned{base.__name__}", (mixin, base), {"model_class": model_class})
             processor = pruning(info, dummy_inputs)
             processor.check_engine()

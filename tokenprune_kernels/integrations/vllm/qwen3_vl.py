@@ -12,6 +12,8 @@ from vllm.multimodal.processing import PromptUpdateDetails
 from .mrope import SpatialPositions, SpatialProcessor
 from .processor import pruned
 
+get_video_repl = Qwen3VLMultiModalProcessor.get_video_repl  # here, so that an import fails where it is not there
+
 
 class Qwen3Processor(SpatialProcessor):
     """Gives a video one run of placeholders, as its frames' shares of the kept tokens are not known yet."""
@@ -33,6 +35,8 @@ class Qwen3Processor(SpatialProcessor):
 class PrunedQwen3VL(SpatialPositions, Qwen3VLForConditionalGeneration):
     """Qwen3-VL."""
 
+    leans_on = ("_tokenizer", "visual_dim")
+
     def _tokens(self, embedding: Tensor) -> Tensor:
         return embedding[:, : self.visual_dim]
 
@@ -41,7 +45,7 @@ class PrunedQwen3VL(SpatialPositions, Qwen3VLForConditionalGeneration):
             return super()._layout(modality, data)
         frames, height, width = data["video_grid_thw"].data.tolist()
         merge = self.config.vision_config.spatial_merge_size
-        details = Qwen3VLMultiModalProcessor.get_video_repl(
+        details = get_video_repl(
             tokens_per_frame=[height * width // merge**2] * frames,
             timestamps=data["timestamps"].data,
             tokenizer=self._tokenizer,

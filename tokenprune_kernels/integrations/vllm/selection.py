@@ -13,7 +13,7 @@ from ...importance import norm
 from ...vision_selector import VisionSelectorScorer
 from ..row_selection import select_rows
 from .item import Item
-from .options import Options
+from .options import OPTION, Options
 from .remembered import RememberedRows
 
 Rows = list[Tensor]
@@ -22,12 +22,16 @@ Rows = list[Tensor]
 class RowSelection:
     """Selects rows, remembers them, and makes sure that every rank has the same."""
 
-    def __init__(self, options: Options, group: Any = None) -> None:
+    def __init__(self, options: Options, width: int, group: Any = None) -> None:
         """Loads the scorer, if the options name one.
 
         Args:
             options: of the engine.
+            width: D, the number of features of the tokens.
             group: vLLM's group of ranks that encode together; the first one's selection counts.
+
+        Raises:
+            ValueError: for a scorer of tokens with another number of features.
         """
         self._remembered = RememberedRows()
         self._group = group
@@ -38,6 +42,11 @@ class RowSelection:
                 prefix=options.scorer.get("scorer_prefix", ""),
                 revision=options.scorer.get("scorer_revision"),
             ).requires_grad_(False)
+            if self._scorer.q_proj.in_features != width:
+                raise ValueError(
+                    f"{OPTION}: expected scorer to have weights for tokens with {width} features, got those for "
+                    f"{self._scorer.q_proj.in_features} from {options.scorer['scorer']}"
+                )
 
     def forget(self) -> None:
         """Forgets the rows of all items."""
