@@ -15,7 +15,7 @@ RGB = {
     "yellow": (241, 196, 15),
     "pink": (232, 99, 190),
 }
-LEAST_SIZE, MOST_SIZE = 0.55, 0.8
+LEAST_SIZE, MOST_SIZE = 0.75, 0.95
 """Of a thing, as shares of its cell."""
 PLATES = ((248, 246, 240), (28, 28, 34))
 """What is behind a digit: paper with dark ink, or the reverse."""

@@ -37,8 +37,7 @@ class Part:
         count: how many scenes there are.
         height: of the pictures, in patches.
         width: likewise.
-        states: how many hidden states are kept of each picture: 2 with the input of the layer that made the tokens,
-            which class attention needs.
+        places: which hidden states are kept of each picture, counted from the last one.
         dtype: of the files.
     """
 
@@ -48,7 +47,7 @@ class Part:
     count: int
     height: int
     width: int
-    states: int
+    places: tuple[int, ...]
     dtype: str
 
     @property
@@ -63,16 +62,19 @@ def parts(settings: Settings) -> dict[str, Part]:
     training, tuning = (
         each + settings.validation_scenes for each in (settings.training_scenes, settings.tuning_scenes)
     )
+    held_out, tokens, attention = (
+        settings.held_out_scenes,
+        tower.feature_layers(settings),
+        tower.attention_layers(settings),
+    )
     made = [
-        Part(TRAINING, material.TRAINING, 0, training, small, small, 1, "float16"),
-        Part(TUNING, material.TRAINING, training, tuning, large, large, 1, "float16"),
-        Part(HELD_OUT, material.HELD_OUT, 0, settings.held_out_scenes, large, large, 2, "float32"),
+        Part(TRAINING, material.TRAINING, 0, training, small, small, tokens, "float16"),
+        Part(TUNING, material.TRAINING, training, tuning, large, large, tokens, "float16"),
+        Part(HELD_OUT, material.HELD_OUT, 0, held_out, large, large, attention, "float32"),
     ]
     for ratio in RATIOS:
         height, width = downsampled(large, ratio)
-        made.append(
-            Part(f"held-out-{ratio:g}", material.HELD_OUT, 0, settings.held_out_scenes, height, width, 1, "float32")
-        )
+        made.append(Part(f"held-out-{ratio:g}", material.HELD_OUT, 0, held_out, height, width, tokens, "float32"))
     return {part.name: part for part in made}
 
 
@@ -89,13 +91,13 @@ def downsampled(side: int, ratio: float) -> tuple[int, int]:
 
 
 class Features:
-    """The files of a part: an array ``[count, states, 1 + tokens, D]`` and how many scenes are in it."""
+    """The files of a part: an array ``[count, places, 1 + tokens, D]`` and how many scenes are in it."""
 
     def __init__(self, folder: Path, part: Part, depth: int) -> None:
         self.part = part
         self._array = folder / f"{part.name}.npy"
         self._progress = folder / f"{part.name}.json"
-        self._shape = (part.count, part.states, 1 + part.tokens, depth)
+        self._shape = (part.count, len(part.places), 1 + part.tokens, depth)
         self._opened: Any = None
 
     @property
@@ -131,7 +133,7 @@ class Features:
         partial.replace(self._progress)
 
     def read(self, numbers: Sequence[int]) -> Tensor:
-        """The hidden states of some scenes, counted from the first one, float32 ``[B, states, 1 + tokens, D]``.
+        """The hidden states of some scenes, counted from the first one, float32 ``[B, places, 1 + tokens, D]``.
 
         Raises:
             ValueError: if they are not there yet.
@@ -175,5 +177,5 @@ def compute(settings: Settings, folder: Path, report: Callable[[str], None] = pr
         for name, chunk in plan:
             part = stores[name].part
             progress.step(f"features: {name}, scenes {chunk.start} to {chunk.stop - 1} of {part.count}")
-            states = tower.hidden_states(model, tower.pixel_values(pictures(part, chunk)))
-            stores[name].write(chunk, torch.stack(states[-part.states :], dim=1))
+            pixels = tower.pixel_values(pictures(part, chunk))
+            stores[name].write(chunk, tower.hidden_states(model, pixels, part.places))

