@@ -132,7 +132,7 @@ kernel-layout: $(VENV)/requirements ## the layout of Hugging Face kernels, in bu
 	$(PY) -m tests.install.kernel_layout build/kernel
 
 INSTALL_OPTIONS ?= --torch 2.13.0
-test-wheel: wheel ## every way to install, in an empty environment; INSTALL_OPTIONS="--torch all --record" beside every torch
+test-wheel: wheel ## every way to install, in an empty environment; INSTALL_OPTIONS=--quick, or "--torch all --record" beside every torch
 	$(PY) -m tests.install.matrix $(INSTALL_OPTIONS)
 
 $(VLLM)/installed: $(wildcard tests/vllm/requirements*.txt tests/vllm/site/*)

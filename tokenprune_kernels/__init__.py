@@ -1,8 +1,8 @@
 """Exact, deterministic selection of visual tokens: DivPrune, MMR, IDPruner and the DPP as torch operators.
 
 Importing this package registers ``torch.ops.tokenprune``. The functions below are the same selections with the budget
-as a count or a ratio. The modules ``baselines``, ``importance``, ``metrics`` and ``verify`` are loaded at their first
-use.
+as a count or a ratio. The modules ``baselines``, ``distributed``, ``importance``, ``metrics`` and ``verify`` are loaded
+at their first use.
 """
 
 import importlib
@@ -25,14 +25,15 @@ from .version import __version__
 sharding.register_if_loaded()
 
 if TYPE_CHECKING:
-    from . import baselines, importance, metrics, verify
+    from . import baselines, distributed, importance, metrics, verify
 
-_LAZY_MODULES = ("baselines", "importance", "metrics", "verify")
+_LAZY_MODULES = ("baselines", "distributed", "importance", "metrics", "verify")
 
 __all__ = [
     "__version__",
     "baselines",
     "build_info",
+    "distributed",
     "divprune",
     "divprune_varlen",
     "dpp",

@@ -216,15 +216,15 @@ def _analyse(options: argparse.Namespace) -> None:
         if k < 2:
             raise ValueError(f"analyse: expected --keep to keep at least 2 tokens, got {k} of {sample.name}")
         plans += [(sample, step) for step in analysis.steps(sample, k)]
-    analysis.start_measurements(Path(options.out))
-    measurements = []
+    out, measurements = Path(options.out), []
+    analysis.start_measurements(out)
     with Progress(len(plans)) as progress:
         for sample, step in plans:
             progress.step(f"{sample.name}: {step.selector}")
             measurements.append(analysis.measure(sample, step))
-            analysis.append_measurement(measurements[-1], Path(options.out))
+            analysis.append_measurements(measurements[-1:], out)
     print(analysis.table(samples, measurements))
-    for path in analysis.write_report(samples, measurements, Path(options.out)):
+    for path in (out / "measurements.csv", *analysis.write_figures(samples, measurements, out)):
         print(f"wrote {path}")
 
 

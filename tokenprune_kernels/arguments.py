@@ -58,10 +58,15 @@ def check_tensor(name: str, argument: str, value: Any) -> None:
                 f"{name}: expected {argument} to be a dense tensor, got layout {value.layout} (to_dense() makes one)"
             )
         return
-    remedy = {"ndarray": " (torch.from_numpy makes one)", "list": " (torch.tensor makes one)"}
-    remedy["tuple"] = remedy["list"]
     got = "None" if value is None else type(value).__name__
-    raise TypeError(f"{name}: expected {argument} to be a tensor, got {got}{remedy.get(got, '')}")
+    raise TypeError(f"{name}: expected {argument} to be a tensor, got {got}{remedy(value)}")
+
+
+def remedy(value: Any) -> str:
+    """How to make a tensor of an array or a list, in brackets; empty for everything else."""
+    makers = {"ndarray": "torch.from_numpy", "list": "torch.tensor", "tuple": "torch.tensor"}
+    maker = makers.get(type(value).__name__)
+    return f" ({maker} makes one)" if maker else ""
 
 
 def _shown(value: Any) -> str:

@@ -92,6 +92,11 @@ def declare(name: str, overload: str, schema: str, fake: Callable[..., Any]) -> 
 
 def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
     """The form of an operator that runs on tensors of this device type; RuntimeError where there is none."""
+    return BACKENDS[backend_of(name, device_type)].operator(name, overload)
+
+
+def backend_of(name: str, device_type: str) -> str:
+    """The name of the backend that runs an operator on tensors of this device type; RuntimeError where none can."""
     chosen = _chosen.get()
     backend_name = _AUTO[device_type] if chosen == "auto" else chosen
     backend = BACKENDS.get(backend_name)
@@ -100,7 +105,7 @@ def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
     reason = backend.unavailable(device_type)
     if reason is not None:
         raise RuntimeError(f"{name}: backend '{backend_name}' cannot run on {device_type} tensors: {reason}")
-    return backend.operator(name, overload)
+    return backend_name
 
 
 def build_info() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import tokenprune_kernels
 from tokenprune_kernels import analysis, importance
 from tokenprune_kernels.__main__ import main
-from tokenprune_kernels.analysis import pictures
+from tokenprune_kernels.analysis import pictures, report
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
@@ -352,3 +352,24 @@ def test_an_analysis_that_is_stopped_leaves_what_it_has_measured(picture, tmp_pa
     lines = (tmp_path / "report" / "measurements.csv").read_text().splitlines()
     assert len(lines) == 4
     assert [line.split(",")[1] for line in lines[1:]] == [each.selector for each in done]
+
+
+def test_each_measurement_is_written_once(picture, tmp_path, monkeypatch):
+    """Also where the figures fail at the end, the file stays."""
+    pytest.importorskip("matplotlib")
+    written, write = [], report._write
+
+    def counted(out, mode, lines):
+        written.append((mode, len(lines)))
+        write(out, mode, lines)
+
+    def failing(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(report, "_write", counted)
+    monkeypatch.setattr(analysis, "write_figures", failing)
+    with pytest.raises(SystemExit):
+        main(["analyse", str(picture), "--out", str(tmp_path / "report")])
+    lines = (tmp_path / "report" / "measurements.csv").read_text().splitlines()
+    assert written == [("w", 1), *[("a", 1)] * (len(lines) - 1)]
+    assert len(lines) > 100

@@ -1,6 +1,7 @@
 """Installs the package in every way beside every torch: `make test-wheel`.
 
     python -m tests.install.matrix --torch 2.13.0
+    python -m tests.install.matrix --quick
     python -m tests.install.matrix --torch 2.15.0 --python 3.13 --path wheel --record
 
 One environment is there at a time, and deleted afterwards. With `--record`, results go into results.json cell by cell,
@@ -15,6 +16,7 @@ import json
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,20 +60,22 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="into results.json and docs/install.md")
     parser.add_argument("--again", action="store_true", help="also what was tried with this wheel")
     parser.add_argument("--render", action="store_true", help="the page from results.json, trying nothing")
+    parser.add_argument("--quick", action="store_true", help="the wheel and the refused builds alone, with few tests")
     options = parser.parse_args()
+    if options.quick and (options.record or options.path):
+        parser.error("--quick: expected neither --record nor --path")
     if options.render:
         render(read())
         return 0
-    source = _sources()
+    source = _sources(options.quick)
     digest = digest_of(source.wheel)
+    asked = ("wheel", *_IN_BACKGROUND) if options.quick else options.path or tuple(PATHS)
     torches = TORCHES if options.torch == ["all"] else options.torch or ["2.13.0"]
     failed = False
     for python in options.python or [PYTHON]:
         for torch in torches:
             known = {} if options.again or not options.record else {_key(cell): cell for cell in read()["cells"]}
-            paths = [
-                path for path in options.path or PATHS if known.get((path, torch, python), {}).get("wheel") != digest
-            ]
+            paths = [path for path in asked if known.get((path, torch, python), {}).get("wheel") != digest]
             for cell in _try(source, torch, python, paths):
                 cell["wheel"] = digest
                 print(f"{cell['path']}, torch {cell['torch']}, Python {cell['python']}: {_text(cell)}", flush=True)
@@ -81,7 +85,7 @@ def main() -> int:
     return int(failed)
 
 
-def _sources() -> Source:
+def _sources(quick: bool) -> Source:
     """The one wheel in dist, and a source distribution made now."""
     wheels = list((ROOT / "dist").glob("*.whl"))
     if len(wheels) != 1:
@@ -93,10 +97,10 @@ def _sources() -> Source:
         [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={WORK}", "sdist", f"--dist-dir={WORK}"],
         timeout=120,
     )
-    return Source(wheels[0], next(WORK.glob("*.tar.gz")))
+    return Source(wheels[0], next(WORK.glob("*.tar.gz")), quick)
 
 
-def _try(source: Source, torch: str, python: str, paths: list[str]) -> list[dict[str, Any]]:
+def _try(source: Source, torch: str, python: str, paths: Sequence[str]) -> list[dict[str, Any]]:
     """The cells of one environment."""
     if not paths:
         return []

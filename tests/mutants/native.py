@@ -169,8 +169,8 @@ MUTANTS = (
         "outlier-search-ends-early",
         "selection",
         f"{CSRC}/selection/first_pick.h",
-        "best_.index == kNoKey.index || comes_before(key(i), best_); }",
-        "best_.index == kNoKey.index || key(i).score > best_.score; }",
+        "to_beat_.index == kNoKey.index || comes_before(key(i), to_beat_); }",
+        "to_beat_.index == kNoKey.index || key(i).score > to_beat_.score; }",
         "A row with a lower index and the same score is ruled out.",
     ),
     Mutant(

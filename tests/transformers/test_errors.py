@@ -63,6 +63,56 @@ W = torch.ones(16)
             "importance of image or video 0 to have shape [16], got shape [16, 32]",
         ),
         ({"k": 3, "method": "idpruner", "importance": W.int()}, TypeError, "importance to be float16, bfloat16"),
+        (
+            {"k": 3, "method": "idpruner", "importance": [W.int()]},
+            TypeError,
+            "importance of image or video 0 to be float16, bfloat16, float32 or float64, got int32",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": W.numpy()},
+            TypeError,
+            "importance to be a tensor, a callable or one of norm, text, cls_attention, got ndarray (torch.from_numpy",
+        ),
+        (
+            {"k": 3, "method": "mmr", "relevance": [W.numpy()]},
+            TypeError,
+            "relevance of image or video 0 to be a tensor, got ndarray (torch.from_numpy makes one)",
+        ),
+        (
+            {"k": 3, "method": "dpp", "relevance": (W.tolist(),)},
+            TypeError,
+            "relevance of image or video 0 to be a tensor, got list (torch.tensor makes one)",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": W.tolist()},
+            TypeError,
+            "importance to be a tensor, got list (torch.tensor makes one)",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": [None]},
+            TypeError,
+            "importance of image or video 0 to be a tensor, got None",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": [W.to_sparse()]},
+            TypeError,
+            "importance of image or video 0 to be a dense tensor, got layout torch.sparse_coo (to_dense() makes one)",
+        ),
+        (
+            {"k": 3, "method": "mmr", "relevance": W.to_sparse()},
+            TypeError,
+            "relevance to be a dense tensor, got layout torch.sparse_coo (to_dense() makes one)",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": lambda tokens: tokens[:, 0].detach().numpy()},
+            TypeError,
+            "importance of image or video 0 to be a tensor, got ndarray (torch.from_numpy makes one)",
+        ),
+        (
+            {"k": 3, "method": "idpruner", "importance": lambda tokens: tokens[:, 0].tolist()},
+            TypeError,
+            "importance of image or video 0 to be a tensor, got list (torch.tensor makes one)",
+        ),
         ({"k": 3, "method": "idpruner", "importance": W, "lam": 2.0}, ValueError, "lam to be in [0, 1], got 2"),
         ({"k": 3, "method": "idpruner", "importance": W, "lam": "a"}, TypeError, "lam to be a number, got 'a'"),
         ({"k": 3, "method": "idpruner", "importance": W, "lam": True}, TypeError, "lam to be a number, got True"),
@@ -84,10 +134,12 @@ def test_options(options, error, message):
         {"k": [3, 0]},
         {"k": 3, "scope": "all"},
         {"k": 3, "method": "idpruner", "importance": "l2"},
+        {"k": 3, "method": "idpruner", "importance": [W, W.numpy()]},
+        {"k": 3, "method": "mmr", "relevance": W.to_sparse()},
     ],
 )
 def test_wrong_options_are_refused_when_pruning_is_enabled(options):
-    with pytest.raises(ValueError, match=r"^prune_inputs: expected "):
+    with pytest.raises((ValueError, TypeError), match=r"^prune_inputs: expected "):
         enable_pruning(model_of("llava"), **options)
     assert "generate" not in vars(model_of("llava"))
 
@@ -122,6 +174,29 @@ def test_placeholders_have_to_match_the_tokens(family):
 def test_inputs(change, message):
     with pytest.raises(ValueError, match=re.escape(f"prune_inputs: expected {message}")):
         prune_inputs(model_of("llava"), batch("llava", "tIt") | change, keep_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda inputs: {"pixel_values": inputs["pixel_values"].numpy()}, "pixel_values to be a tensor, got ndarray"),
+        (
+            lambda inputs: {"pixel_values": list(inputs["pixel_values"].numpy())},
+            "pixel_values of image 0 to be a tensor, got ndarray (torch.from_numpy makes one)",
+        ),
+        (
+            lambda inputs: {"pixel_values": inputs["pixel_values"].tolist()},
+            "pixel_values of image 0 to be a tensor, got list (torch.tensor makes one)",
+        ),
+        (lambda inputs: {"pixel_values": []}, "pixel_values to be a tensor, got list (torch.tensor makes one)"),
+        (lambda inputs: {"input_ids": inputs["input_ids"].tolist()}, "input_ids to be a tensor, got list"),
+        (lambda inputs: {"input_ids": inputs["input_ids"].numpy()}, "input_ids to be a tensor, got ndarray"),
+    ],
+)
+def test_inputs_that_are_no_tensors(change, message):
+    inputs = batch("llava", "tIt")
+    with pytest.raises(TypeError, match=re.escape(f"prune_inputs: expected {message}")):
+        prune_inputs(model_of("llava"), inputs | change(inputs), keep_ratio=0.5)
 
 
 @pytest.mark.parametrize("family", MROPE_FAMILIES)

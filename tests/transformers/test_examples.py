@@ -9,7 +9,7 @@ from tokenprune_kernels.methods import METHODS
 
 pytest.importorskip("transformers")
 
-PUBLIC = ("pruning.prune_inputs", "enabling.enable_pruning", "feature_injection.PrunedInputs")
+PUBLIC = ("pruning.prune_inputs", "enabling.enable_pruning", "pruned_inputs.PrunedInputs")
 
 
 @pytest.mark.parametrize(

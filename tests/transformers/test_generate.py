@@ -27,7 +27,7 @@ POSITIONS = [
 
 
 def continued(inputs, tokens):
-    """The inputs with text tokens, [B, n], behind the prompts."""
+    """The inputs with text tokens, [B, n], after the prompts."""
     extended = dict(inputs)
     for name, values in (
         ("input_ids", tokens),

@@ -122,3 +122,23 @@ def test_pruning_within_pruning():
         injected(outer), injected(prune_inputs(model, inputs, method="idpruner", importance="norm", k=4))
     )
     assert torch.equal(inner[0], injected(prune_inputs(model, other, **CLASS)))
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_an_offloaded_model(family, switching):
+    """accelerate's hooks take a module's parameters away while another thread still uses them."""
+    accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
+    model, many = copy.deepcopy(model_of(family)), [batch(family, row) for row in rows(family)]
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    greedy = {"max_new_tokens": 2, "do_sample": False, "suppress_tokens": NO_TEXT}
+    alone = [injected(prune_inputs(model_of(family), inputs, k=4)) for inputs in many]
+    with enable_pruning(other := model_of(family), k=4):
+        answers = [other.generate(**inputs, **greedy) for inputs in many]
+    with ThreadPoolExecutor(4) as pool:
+        while switching():
+            together = list(pool.map(lambda inputs: injected(prune_inputs(model, inputs, k=4)), many))
+            assert all(map(torch.equal, together, alone))
+            with enable_pruning(model, k=4):
+                together = list(pool.map(lambda inputs: model.generate(**inputs, **greedy), many))
+            assert all(map(torch.equal, together, answers))
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -5,7 +5,7 @@ analyse``. Needs the ``[analyse]`` extra.
 """
 
 from .frontier import Comparison, compare
-from .report import append_measurement, start_measurements, table, write_report
+from .report import append_measurements, start_measurements, table, write_figures, write_report
 from .samples import Sample, from_features, from_picture, load_vision_tower
 from .selections import Measurement, measure, steps
 
@@ -13,7 +13,7 @@ __all__ = [
     "Comparison",
     "Measurement",
     "Sample",
-    "append_measurement",
+    "append_measurements",
     "compare",
     "from_features",
     "from_picture",
@@ -22,5 +22,6 @@ __all__ = [
     "start_measurements",
     "steps",
     "table",
+    "write_figures",
     "write_report",
 ]

@@ -41,29 +41,29 @@ def start_measurements(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(_not_writable(out, error)) from error
-    _write(out, "w", _COLUMNS)
+    _write(out, "w", [_COLUMNS])
 
 
-def append_measurement(measurement: Measurement, out: Path) -> None:
-    """Adds a line to ``measurements.csv``, so that an analysis that is stopped leaves what it has measured.
+def append_measurements(measurements: Sequence[Measurement], out: Path) -> None:
+    """Adds lines to ``measurements.csv``, so that an analysis that is stopped leaves what it has measured.
 
     Raises:
         ValueError: if the directory cannot be written to.
     """
-    values = (getattr(measurement, name) for name in _COLUMNS)
-    _write(out, "a", ["" if value is None else value for value in values])
+    lines = [[getattr(each, name) for name in _COLUMNS] for each in measurements]
+    _write(out, "a", [["" if value is None else value for value in line] for line in lines])
 
 
-def _write(out: Path, mode: str, cells: Sequence[object]) -> None:
+def _write(out: Path, mode: str, lines: Sequence[Sequence[object]]) -> None:
     try:
         with (out / "measurements.csv").open(mode, newline="") as file:
-            csv.writer(file).writerow(cells)
+            csv.writer(file).writerows(lines)
     except OSError as error:
         raise ValueError(_not_writable(out, error)) from error
 
 
-def write_report(samples: Sequence[Sample], measurements: list[Measurement], out: Path) -> list[Path]:
-    """Writes ``measurements.csv``, ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory.
+def write_figures(samples: Sequence[Sample], measurements: list[Measurement], out: Path) -> list[Path]:
+    """Writes ``pareto.png``, ``kept.png`` and ``angles.png`` into a directory.
 
     Returns:
         The files. Where no sample has a grid, there is no ``kept.png``, and that of an earlier run is removed.
@@ -72,10 +72,7 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
         ValueError: if the directory cannot be written to.
         ImportError: without matplotlib.
     """
-    start_measurements(out)
-    for each in measurements:
-        append_measurement(each, out)
-    written = [out / "measurements.csv"]
+    written = []
     try:
         for name, draw in _FIGURES.items():
             figure = draw(samples, measurements)
@@ -87,6 +84,13 @@ def write_report(samples: Sequence[Sample], measurements: list[Measurement], out
     except OSError as error:
         raise ValueError(_not_writable(out, error)) from error
     return written
+
+
+def write_report(samples: Sequence[Sample], measurements: list[Measurement], out: Path) -> list[Path]:
+    """Writes ``measurements.csv`` and the figures, as ``write_figures`` does, and returns the files."""
+    start_measurements(out)
+    append_measurements(measurements, out)
+    return [out / "measurements.csv", *write_figures(samples, measurements, out)]
 
 
 def _not_writable(out: Path, error: OSError) -> str:

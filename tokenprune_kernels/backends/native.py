@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..registration import complete
 
@@ -102,6 +103,21 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
             raise
 
     return call
+
+
+def reciprocal_norms(x: Tensor) -> Tensor:
+    """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
+    return getattr(torch.ops, _namespace)._reciprocal_norms(x)
+
+
+def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
+    """The similarities of the rows of x to those of y, given their reciprocal norms: float32 ``[N of x, N of y]``."""
+    return getattr(torch.ops, _namespace)._similarities(x, norms_x, y, norms_y)
+
+
+def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
+    return getattr(torch.ops, _namespace)._outliers(x, count)
 
 
 def _overload(name: str, overload: str) -> Any:

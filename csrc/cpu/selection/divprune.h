@@ -20,6 +20,13 @@ class DivPrune : public RunningMaximum {
 
   template <class T>
   Key first_pick(const Item<T>& item, const Parallel& parallel) {
+    const std::vector<Key> outlier = outliers(item, 1, parallel);
+    return outlier.empty() ? kNoKey : outlier[0];
+  }
+
+  // Returns the keys of the rows whose nearest other rows are farthest, `wanted` of them if so many are finite.
+  template <class T>
+  std::vector<Key> outliers(const Item<T>& item, std::int64_t wanted, const Parallel& parallel) {
     // Neighbouring patches are often similar, so their similarities are good bounds to start the search with.
     std::vector<float> nearest(item.rows.count, -kInfinity);
     for (std::int64_t i = 0; i + 1 < item.rows.count; ++i) {
@@ -29,10 +36,10 @@ class DivPrune : public RunningMaximum {
       nearest[i + 1] = std::max(nearest[i + 1], value);
     }
     const auto score = [](float similarity) { return distance(similarity); };
-    OutlierSearch search(item, std::move(nearest), score, block_sizes(item.rows), parallel.threads());
-    const Key outlier = search.run(parallel);
+    OutlierSearch search(item, std::move(nearest), score, wanted, block_sizes(item.rows), parallel.threads());
+    const std::vector<Key> found = search.run(parallel);
     similarity_to_outlier_ = search.similarities_to_outlier();
-    return outlier;
+    return found;
   }
 
   template <class T>
@@ -50,9 +57,21 @@ class DivPrune : public RunningMaximum {
 };
 
 template <class T>
-void divprune(const Rows<T>& rows, const Picks& picks, const Parallel& parallel) {
+Prepared<T> prepare_with_next_row_dots(const Rows<T>& rows, const Parallel& parallel) {
   const auto next_row = [&](std::int64_t i) { return i + 1 < rows.count ? i + 1 : kNoRow; };
-  auto [item, next_row_dots] = prepare(rows, nullptr, next_row, wants_signatures(rows, rows.count), parallel);
+  return prepare(rows, nullptr, next_row, wants_signatures(rows, rows.count), parallel);
+}
+
+// Returns the keys of the `wanted` top distance outliers. The first of them is DivPrune's first pick.
+template <class T>
+std::vector<Key> outliers(const Rows<T>& rows, std::int64_t wanted, const Parallel& parallel) {
+  auto [item, next_row_dots] = prepare_with_next_row_dots(rows, parallel);
+  return DivPrune(rows.count, std::move(next_row_dots)).outliers(item, wanted, parallel);
+}
+
+template <class T>
+void divprune(const Rows<T>& rows, const Picks& picks, const Parallel& parallel) {
+  auto [item, next_row_dots] = prepare_with_next_row_dots(rows, parallel);
   DivPrune policy(rows.count, std::move(next_row_dots));
   lazy_greedy(item, policy, picks, parallel);
 }

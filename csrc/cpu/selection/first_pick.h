@@ -67,8 +67,11 @@ template <class T, class Score>
 class OutlierSearch {
  public:
   // `nearest` holds a lower bound on each finite row's similarity to its nearest row. score(nearest) is a row's score.
-  OutlierSearch(const Item<T>& item, std::vector<float> nearest, const Score& score, BlockSizes sizes, int threads)
+  // It finds the `wanted` top outliers.
+  OutlierSearch(const Item<T>& item, std::vector<float> nearest, const Score& score, std::int64_t wanted,
+                BlockSizes sizes, int threads)
       : item_(item),
+        wanted_(wanted),
         score_(score),
         nearest_(std::move(nearest)),
         block_(item, sizes.outlier_block, threads),
@@ -87,8 +90,8 @@ class OutlierSearch {
       if (item.state[i] == RowState::finite) active_.push_back(i);
   }
 
-  // Returns the key of the top outlier, kNoKey if no row is finite.
-  Key run(const Parallel& parallel) {
+  // Returns the keys of the top outliers, the first one first: fewer than wanted if there are fewer finite rows.
+  const std::vector<Key>& run(const Parallel& parallel) {
     while (!active_.empty()) {
       take_block(parallel);
       compare_within_block(parallel);
@@ -98,7 +101,7 @@ class OutlierSearch {
       compare_within_groups(parallel);
       if (!try_nearest_by_signature(parallel)) block_size_ = std::min(2 * block_size_, block_.capacity());
     }
-    return best_;
+    return outliers_;
   }
 
   // Returns the similarity of each row to the top outlier, NaN where it was not computed.
@@ -106,7 +109,7 @@ class OutlierSearch {
 
  private:
   Key key(std::int64_t i) const { return {score_(nearest_[i]), i}; }
-  bool is_active(std::int64_t i) const { return best_.index == kNoKey.index || comes_before(key(i), best_); }
+  bool is_active(std::int64_t i) const { return to_beat_.index == kNoKey.index || comes_before(key(i), to_beat_); }
 
   // Compares active rows with the two rows whose signatures match them best, while that prunes enough of them. Returns
   // whether there was a row to try.
@@ -169,13 +172,15 @@ class OutlierSearch {
       }
   }
 
-  // Takes the row at this position of the block as the top outlier if it beats the best so far. Its score must be
+  // Takes the row at this position of the block among the top outliers if it is one of those so far. Its score must be
   // exact.
   void consider(std::int64_t position) {
     const Key key = this->key(block_.row(position));
-    if (best_.index != kNoKey.index && !comes_before(key, best_)) return;
-    best_ = key;
-    if (keeps_similarities_)
+    if (!is_active(key.index)) return;
+    outliers_.insert(std::upper_bound(outliers_.begin(), outliers_.end(), key, comes_before), key);
+    if (static_cast<std::int64_t>(outliers_.size()) > wanted_) outliers_.pop_back();
+    if (static_cast<std::int64_t>(outliers_.size()) == wanted_) to_beat_ = outliers_.back();
+    if (keeps_similarities_ && outliers_.front().index == key.index)
       for (std::int64_t i = 0; i < item_.rows.count; ++i) to_best_[i] = to_block_[i * block_.size() + position];
   }
 
@@ -312,6 +317,7 @@ class OutlierSearch {
   static constexpr std::int64_t kMostSimilarities = std::int64_t{1} << 22;
 
   const Item<T>& item_;
+  std::int64_t wanted_;
   const Score& score_;
   std::vector<float> nearest_;
   Block<T> block_;
@@ -332,8 +338,9 @@ class OutlierSearch {
   std::vector<float> to_leader_;                // the similarity of each row to the leader of its group
   bool keeps_similarities_;                     // of all rows to the block: not if there are many
   std::vector<float> to_block_;                 // [rows, block]: similarities, NaN where they were not computed
-  Key best_ = kNoKey;
-  std::vector<float> to_best_;  // the column of to_block_ of the best row
+  std::vector<Key> outliers_;                   // the best keys so far, as many as are wanted
+  Key to_beat_ = kNoKey;                        // the last of these, once there are so many
+  std::vector<float> to_best_;                  // the column of to_block_ of the best row
 };
 
 }  // namespace tokenprune::cpu

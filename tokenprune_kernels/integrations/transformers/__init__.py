@@ -7,7 +7,7 @@ a learned importance for either. The ``[transformers]`` extra installs what this
 
 from ...vision_selector import VisionSelectorScorer
 from .enabling import PruningHandle, enable_pruning
-from .feature_injection import PrunedInputs
+from .pruned_inputs import PrunedInputs
 from .pruning import prune_inputs
 from .requirement import check_version
 

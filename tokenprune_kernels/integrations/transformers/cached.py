@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from .conversation import Conversation
-from .feature_injection import PrunedInputs
+from .pruned_inputs import PrunedInputs
 from .sequences import FILL, cached_length
 
 _ATTRIBUTE = "tokenprune_conversation"
 
 
-def remember(cache: Any, conversation: Conversation) -> None:
+def remember(cache: Any, conversation: Conversation | None) -> None:
     """Notes what a cache holds, if there is one."""
-    if cache is not None:
+    if cache is not None and conversation is not None:
         setattr(cache, _ATTRIBUTE, conversation)
 
 
@@ -40,9 +40,14 @@ def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     length = cached_length(inputs["past_key_values"])
     surplus = held.input_ids.shape[1] - length
-    if not 0 <= surplus <= held.answered:
+    if surplus < 0:
         raise ValueError(
-            f"enable_pruning: expected a cache of at least {held.input_ids.shape[1] - held.answered} tokens, those of "
+            f"enable_pruning: expected the cache that the last call of generate left, of up to {length + surplus} "
+            f"tokens, got past_key_values of {length} tokens, to which something else has added"
+        )
+    if surplus > held.generated:
+        raise ValueError(
+            f"enable_pruning: expected a cache of at least {held.input_ids.shape[1] - held.generated} tokens, those of "
             f"the last prompt, got past_key_values of {length} tokens"
         )
     held = held.cropped(length)
@@ -73,13 +78,14 @@ def with_positions(held: Conversation, inputs: dict[str, Any]) -> dict[str, Any]
 
     Inputs with positions stay as they are.
     """
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if inputs.get("position_ids") is not None or ids is None:
+    tokens, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if tokens is None:
+        tokens = inputs.get("inputs_embeds")
+    if inputs.get("position_ids") is not None or tokens is None:
         return inputs
-    behind = cached_length(inputs["past_key_values"]) - held.input_ids.shape[1]
-    count = ids.shape[1]
+    start, count = cached_length(inputs["past_key_values"]) - held.input_ids.shape[1], tokens.shape[1]
     if mask is not None and mask.dim() == 2:
-        shortened, whole = (each.shape[1] + behind + count for each in (held.input_ids, held.whole))
+        shortened, whole = (each.shape[1] + start + count for each in (held.input_ids, held.whole))
         if mask.shape[1] == whole != shortened:
             before = held.attention_mask.to(mask)
             inputs = inputs | {"attention_mask": torch.cat([before, mask[:, held.whole.shape[1] :]], 1)}
@@ -88,8 +94,6 @@ def with_positions(held: Conversation, inputs: dict[str, Any]) -> dict[str, Any]
                 f"enable_pruning: expected attention_mask to have {shortened} columns, or {whole} as without pruning, "
                 f"got {mask.shape[1]}"
             )
-    if held.position_ids is None:
+    if held.position_ids is None:  # the model numbers the tokens itself
         return inputs
-    positions = held.next_positions + torch.arange(behind, behind + count, device=held.next_positions.device)
-    rows = held.position_ids.shape[:-2]
-    return inputs | {"position_ids": positions.expand(3, *positions.shape) if rows else positions}
+    return inputs | {"position_ids": held.positions_from(start, count)}

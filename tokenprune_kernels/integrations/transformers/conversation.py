@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .families import family_of
+from .family import placeholder_ids
 from .sequences import FILL, cached_length, next_positions, positions_of
 
 
@@ -22,9 +24,11 @@ class Conversation:
         position_ids: of these, ``[..., B, P]``; None where the model numbers them itself.
         next_positions: the position of the token after them, ``[B, 1]``.
         whole: the same without pruning, ``[B, L]``.
-        answered: how many of the last columns were generated; those are the same in both.
         padding: the padding token.
         stops: the tokens that end an answer.
+        generated: how many of the last columns were generated; those are the same in both.
+        first_columns: how many of the first columns are the prompt that the conversation began with.
+        placeholders: the tokens that stand for images and videos.
     """
 
     input_ids: Tensor
@@ -34,7 +38,9 @@ class Conversation:
     whole: Tensor
     padding: int
     stops: tuple[int, ...]
-    answered: int = 0
+    generated: int = 0
+    first_columns: int = 0
+    placeholders: tuple[int, ...] = ()
 
     def after(self, name: str, sequences: Tensor) -> Conversation:
         """The conversation after an answer.
@@ -50,8 +56,8 @@ class Conversation:
                 f"{name}: expected one sequence for each of the {rows} prompts, beginning with it, got others"
             )
         answer = sequences[:, columns:]
-        # The padding behind the end of a shorter answer. Where the padding token also ends answers, one that is behind
-        # no other end does.
+        # The padding after the end of a shorter answer. Where the padding token also ends answers, one that follows no
+        # other end does.
         padding = (answer == self.padding).flip(-1).long().cumprod(-1).flip(-1).bool()
         if self.padding in self.stops:
             stops = torch.tensor(self.stops, device=answer.device)
@@ -59,10 +65,10 @@ class Conversation:
             padding[:, :1] = False
         mask = (~padding).to(self.attention_mask.dtype)
         joined = self._extended(answer, mask, None)
-        return replace(joined, whole=torch.cat([self.whole, answer], 1), answered=answer.shape[1])
+        return replace(joined, whole=torch.cat([self.whole, answer], 1), generated=answer.shape[1])
 
     def cropped(self, columns: int) -> Conversation:
-        """The conversation without its last answered tokens, down to a number of columns."""
+        """The conversation without the last of its generated tokens, down to a number of columns."""
         surplus = self.input_ids.shape[1] - columns
         position_ids = self.position_ids
         return replace(
@@ -72,11 +78,25 @@ class Conversation:
             position_ids=None if position_ids is None else position_ids[..., :columns],
             next_positions=self.next_positions - self.attention_mask[:, columns:].long().sum(-1, keepdim=True),
             whole=self.whole[:, : self.whole.shape[1] - surplus],
-            answered=self.answered - surplus,
+            generated=self.generated - surplus,
         )
 
+    def positions_from(self, start: int, count: int) -> Tensor:
+        """The positions of unmasked tokens after the conversation, for a forward pass.
+
+        Args:
+            start: how many such tokens come before them.
+            count: how many there are.
+
+        Returns:
+            int64 ``[B, count]``, or ``[3, B, count]`` where a token has (t, h, w).
+        """
+        numbers = self.next_positions + torch.arange(start, start + count, device=self.next_positions.device)
+        spatial = self.position_ids is not None and self.position_ids.dim() > 2
+        return numbers.expand(3, *numbers.shape) if spatial else numbers
+
     def joined(self, new: Any) -> Any:
-        """The next turn behind what came before, for ``generate``.
+        """The next turn after what came before, for ``generate``.
 
         Args:
             new: ``PrunedInputs`` of the next turn alone. Changed, and returned.
@@ -87,7 +107,7 @@ class Conversation:
         of_turn = new.conversation if new.conversation is not self else None
         joined = self._extended(ids, mask, new.data.get("position_ids"), of_turn)
         whole = ids if of_turn is None else of_turn.whole
-        new.conversation = replace(joined, whole=torch.cat([self.whole, whole.to(ids.device)], 1), answered=0)
+        new.conversation = replace(joined, whole=torch.cat([self.whole, whole.to(ids.device)], 1), generated=0)
         for name in FILL.keys() & new.data.keys():
             before = torch.full_like(self.input_ids, FILL[name], dtype=new[name].dtype)
             new[name] = torch.cat([before, new[name].to(before.device)], 1)
@@ -105,13 +125,13 @@ class Conversation:
     ) -> Conversation:
         """With further columns, whose positions count from 0 if they are given."""
         attention_mask = torch.cat([self.attention_mask, mask.to(self.attention_mask.dtype)], 1)
-        counted = mask.long().sum(-1, keepdim=True) if of_turn is None else of_turn.next_positions.to(mask.device)
+        length = mask.long().sum(-1, keepdim=True) if of_turn is None else of_turn.next_positions.to(mask.device)
         if self.position_ids is not None or position_ids is not None:
-            before = positions_of(self.attention_mask) if self.position_ids is None else self.position_ids
-            behind = positions_of(mask) if position_ids is None else position_ids.to(ids.device)
-            rows = max((before, behind), key=Tensor.dim).shape[:-2]
-            behind = (behind + self.next_positions).expand(*rows, *ids.shape)
-            position_ids = torch.cat([before.expand(*rows, *self.input_ids.shape), behind], -1)
+            old = positions_of(self.attention_mask) if self.position_ids is None else self.position_ids
+            new = positions_of(mask) if position_ids is None else position_ids.to(ids.device)
+            rows = max((old, new), key=Tensor.dim).shape[:-2]
+            new = (new + self.next_positions).expand(*rows, *ids.shape)
+            position_ids = torch.cat([old.expand(*rows, *self.input_ids.shape), new], -1)
             if rows == (4,):
                 position_ids = torch.cat([positions_of(attention_mask).unsqueeze(0), position_ids[1:]])
         return replace(
@@ -119,7 +139,7 @@ class Conversation:
             input_ids=torch.cat([self.input_ids, ids], 1),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            next_positions=self.next_positions + counted,
+            next_positions=self.next_positions + length,
         )
 
 
@@ -144,11 +164,20 @@ def begin(
         whole,
         padding_id(model, otherwise=stops[0] if stops else 0),  # as generate pads
         stops,
+        first_columns=inputs["input_ids"].shape[1],
+        placeholders=placeholder_ids(model, family_of(model)),
     )
 
 
-def begin_text(model: Any, inputs: Mapping[str, Any]) -> Conversation | None:
-    """The conversation that a prompt of text begins; None where it goes on, or has no ``input_ids``."""
+def begin_text(model: Any, inputs: Mapping[str, Any], *, masked: bool = True) -> Conversation | None:
+    """The conversation that a prompt of text begins; None where it goes on, or has no ``input_ids``.
+
+    Args:
+        model: the model.
+        inputs: its inputs.
+        masked: whether the model leaves masked tokens out when it numbers the others, as ``generate`` does and a
+            forward pass does not.
+    """
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.dim() != 2 or cached_length(inputs.get("past_key_values")) > 0:
         return None
@@ -156,9 +185,13 @@ def begin_text(model: Any, inputs: Mapping[str, Any]) -> Conversation | None:
     if mask is None or mask.shape != ids.shape:
         mask = torch.ones_like(ids)
     position_ids = inputs.get("position_ids")
-    counted = mask.long().sum(-1, keepdim=True)
-    after = counted if position_ids is None else next_positions(position_ids, mask)
-    return begin(model, {"input_ids": ids, "attention_mask": mask}, ids, position_ids, after)
+    numbers = positions_of(mask if masked else torch.ones_like(mask)) if position_ids is None else position_ids
+    following = next_positions(numbers, mask if masked else torch.ones_like(mask))
+    rows = family_of(model).position_rows
+    if position_ids is None and rows:
+        # Left to itself, the model would number further turns by an offset that its last call has left on it.
+        position_ids = numbers.expand(rows, *ids.shape)
+    return begin(model, {"input_ids": ids, "attention_mask": mask}, ids, position_ids, following)
 
 
 def stop_ids(model: Any) -> tuple[int, ...]:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from .cached import cached_conversation, new_inputs, remember, with_positions
-from .conversation import Conversation
+from .conversation import Conversation, begin_text
 from .families import family_of, unwrapped
 from .family import has_pixels
-from .feature_injection import EncoderOutputs, PrunedInputs
+from .feature_injection import EncoderOutputs
+from .loaded_parameters import one_thread_where_offloaded
 from .prompt import prepend_prompt, with_whole_prompt
+from .pruned_inputs import PrunedInputs
 from .pruning import Pruning, has_placeholders
 from .sequences import cached_length
 
@@ -119,39 +121,43 @@ class PruningHandle:
             kwargs["input_ids"] = inputs
         config = kwargs.get("generation_config") or next(iter(args), None)
         beams, sequences = (self._setting(name, kwargs, config) or 1 for name in ("num_beams", "num_return_sequences"))
-        held = cached_conversation(kwargs.get("past_key_values"))
-        prompt: Any = kwargs.get("input_ids")
-        if held is not None:
-            given, prompt = new_inputs(held, kwargs)
-            held = given.conversation
-            if not has_pixels(given) and has_placeholders(self._model, self._family, given.data["input_ids"]):
-                raise ValueError("enable_pruning: expected pixel values for the new placeholders, got none")
-        else:
+        with one_thread_where_offloaded(self._model):
+            given, prompt = self._not_cached(kwargs)
+            with torch.no_grad():
+                pruned = self._pruning(self._model, given)
+            if given.conversation is not None and not has_pixels(given):
+                pruned = given.conversation.joined(pruned)
+            changed = given.conversation is not None or has_pixels(kwargs)
+            if changed:
+                length = pruned["input_ids"].shape[1]
+                pruned.update(self._limits(kwargs, config, prompt.shape[1] - length))
+                pruned.update(with_whole_prompt(kwargs, prompt, length, sequences if beams == 1 else 1))
+            result = self._generate(None, *args, **(pruned if changed else kwargs))
+        if beams == 1:
+            _remember(result, kwargs, pruned.conversation)
+        return _with_prompt(result, prompt, length) if changed else result
+
+    def _not_cached(self, kwargs: dict[str, Any]) -> tuple[PrunedInputs, Any]:
+        """What the cache does not hold yet of the inputs of ``generate``, to be pruned, and the caller's prompt."""
+        conversation = cached_conversation(kwargs.get("past_key_values"))
+        if conversation is None:
+            prompt = kwargs.get("input_ids")
             if has_pixels(kwargs) or has_placeholders(self._model, self._family, prompt):
                 _refuse_filled_cache(kwargs)
-            given = PrunedInputs(kwargs)
-        with torch.no_grad():
-            pruned = self._pruning(self._model, given)
-        if held is None and not has_pixels(kwargs):
-            result = self._generate(None, *args, **kwargs)
-            if beams == 1:
-                _remember(result, kwargs, pruned.conversation)
-            return result
-        if held is not None and not has_pixels(given):
-            pruned = held.joined(pruned)
-        length = pruned["input_ids"].shape[1]
+            return PrunedInputs(kwargs), prompt
+        given, prompt = new_inputs(conversation, kwargs)
+        if not has_pixels(given) and has_placeholders(self._model, self._family, given.data["input_ids"]):
+            raise ValueError("enable_pruning: expected pixel values for the new placeholders, got none")
+        return given, prompt
+
+    def _limits(self, kwargs: dict[str, Any], config: Any, dropped: int) -> dict[str, int]:
+        """The limits on the length of prompt and answer, less the tokens that were dropped."""
+        limits = {}
         for limit, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             value, instead = (self._setting(name, kwargs, config) for name in (limit, alternative))
             if value and instead is None:
-                pruned[limit] = max(0, value - (prompt.shape[1] - length))
-        pruned.update(with_whole_prompt(kwargs, prompt, length, sequences if beams == 1 else 1))
-        result = self._generate(None, *args, **pruned)
-        if beams == 1:
-            _remember(result, kwargs, pruned.conversation)
-        if isinstance(result, Tensor):
-            return prepend_prompt(prompt, result[:, length:])
-        result.sequences = prepend_prompt(prompt, result.sequences[:, length:])
-        return result
+                limits[limit] = max(0, value - dropped)
+        return limits
 
     def _setting(self, name: str, kwargs: dict[str, Any], config: Any) -> Any:
         """Looks an option up as ``generate`` does: in its arguments, the given configuration, then the model's own."""
@@ -159,7 +165,7 @@ class PruningHandle:
         return next((value for value in found if value is not None), None)
 
     def _prune_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        inputs = self._by_name(args, kwargs)
         if not has_pixels(inputs):
             held = cached_conversation(inputs.get("past_key_values"))
             return None if held is None else ((), with_positions(held, inputs))
@@ -167,9 +173,21 @@ class PruningHandle:
         return (), dict(self._pruning(model, inputs))
 
     def _remember_forward(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        encoded = kwargs.get("mm_encoder_outputs")
+        inputs, cache = self._by_name(args, kwargs), getattr(output, "past_key_values", None)
+        encoded = inputs.get("mm_encoder_outputs")
         if isinstance(encoded, EncoderOutputs) and encoded.conversation is not None:
-            remember(getattr(output, "past_key_values", None), encoded.conversation)
+            remember(cache, encoded.conversation)
+        elif encoded is None and inputs.get("position_ids") is None and self._begins(inputs, cache):
+            # The model would number what follows by an offset that its last call has left on it.
+            remember(cache, begin_text(model, inputs | {"past_key_values": None}, masked=False))
+
+    def _begins(self, inputs: dict[str, Any], cache: Any) -> bool:
+        """Whether a forward pass over text has filled an empty cache, in a family with (t, h, w) positions."""
+        ids = inputs.get("input_ids")
+        return self._family.position_rows > 0 and ids is not None and 0 < cached_length(cache) == ids.shape[-1]
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(self._parameters, args, strict=False)) | kwargs
 
 
 def _untraced(hook: Any) -> Any:
@@ -185,6 +203,14 @@ def _remember(result: Any, kwargs: dict[str, Any], conversation: Conversation | 
         cache = getattr(result, "past_key_values", None)
     if cache is not None and conversation is not None and len(sequences) == len(conversation.input_ids):
         remember(cache, conversation.after("enable_pruning", sequences))
+
+
+def _with_prompt(result: Any, prompt: Tensor, length: int) -> Any:
+    """What ``generate`` returned, with the caller's prompt in place of the shortened one."""
+    if isinstance(result, Tensor):
+        return prepend_prompt(prompt, result[:, length:])
+    result.sequences = prepend_prompt(prompt, result.sequences[:, length:])
+    return result
 
 
 def _refuse_filled_cache(inputs: dict[str, Any]) -> None:

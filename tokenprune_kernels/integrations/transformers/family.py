@@ -57,6 +57,7 @@ class Family:
     packed: tuple[str, ...] = ()  # modalities whose features the model expects as one tensor, not as a list
     extra_inputs: tuple[str, ...] = ()  # inputs of the encoder that its signature does not name
     position_inputs: tuple[str, ...] = ()  # inputs that are used for positions only
+    position_rows = 0  # of (text, time, height, width) positions; 0 where a token has a single position
     newlines = False  # whether the model inserts its parameter ``image_newline`` among the tokens
 
     def encode(
@@ -115,7 +116,7 @@ class Family:
     def position_ids(
         self, model: Any, inputs: Mapping[str, Any], positions: str, shortening: Shortening, attention_mask: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """The positions of the tokens that stay, and of the first one behind the prompt.
+        """The positions of the tokens that stay, and of the first one after the prompt.
 
         Args:
             model: the model.
@@ -141,3 +142,8 @@ class Family:
             ``[n_i]`` for each image or video.
         """
         return list(attention)
+
+
+def placeholder_ids(model: Any, family: Family) -> tuple[int, ...]:
+    """The tokens that stand for images and videos in a prompt."""
+    return tuple(getattr(model.config, f"{modality}_token_id") for modality in family.modalities)

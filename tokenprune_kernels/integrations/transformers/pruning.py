@@ -15,10 +15,11 @@ from ..budget import Budget, budgets, check_budget
 from ..row_selection import select_rows
 from .conversation import begin, begin_text, padding_id
 from .families import family_of, unwrapped
-from .family import PIXELS, Family, Features, has_pixels
-from .feature_injection import KeptFeatures, PrunedInputs
+from .family import PIXELS, Family, Features, has_pixels, placeholder_ids
+from .feature_injection import KeptFeatures
 from .finite import warn_of_non_finite
 from .loaded_parameters import loaded_parameters
+from .pruned_inputs import PrunedInputs
 from .sequences import FILL, Shortening, cached_length
 from .token_weights import Importance, check_importance, check_sign, weights
 
@@ -76,9 +77,8 @@ def prune_inputs(
     Returns:
         A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
         the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
-        the left. The features have no gradients; ``enable_pruning`` keeps them. In a decoding loop of your own, count
-        masks and positions from the shortened prompt; on a Qwen-VL model, pass ``position_ids`` that go on from those
-        of the prompt by one a token. ``next_turn`` of the result makes the inputs of a further turn.
+        the left. The features have no gradients; ``enable_pruning`` keeps them. ``next_step`` of the result makes the
+        inputs of the next pass in a decoding loop of your own, ``next_turn`` those of a further turn of a chat.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -220,8 +220,9 @@ class Pruning:
 
 def has_placeholders(model: Any, family: Family, input_ids: Tensor | None) -> bool:
     """Whether there are placeholders of images or videos among the tokens."""
-    token_ids = [getattr(model.config, f"{modality}_token_id") for modality in family.modalities]
-    return input_ids is not None and any(bool((input_ids == token_id).any()) for token_id in token_ids)
+    return input_ids is not None and any(
+        bool((input_ids == token_id).any()) for token_id in placeholder_ids(model, family)
+    )
 
 
 def _check_cache(inputs: Mapping[str, Any]) -> None:
@@ -235,11 +236,15 @@ def _check_cache(inputs: Mapping[str, Any]) -> None:
 
 def _check_inputs(model: Any, family: Family, inputs: Mapping[str, Any]) -> None:
     input_ids = inputs.get("input_ids")
-    for name in ("input_ids", *PIXELS.values()):
-        if name in inputs and not isinstance(inputs[name], Sequence):
-            check_tensor("prune_inputs", name, inputs[name])
-    if isinstance(input_ids, Sequence):
+    if input_ids is not None:
         check_tensor("prune_inputs", "input_ids", input_ids)
+    for modality, name in PIXELS.items():
+        pixels = inputs.get(name)
+        if isinstance(pixels, Sequence) and pixels and not isinstance(pixels, str):
+            for number, each in enumerate(pixels):
+                check_tensor("prune_inputs", f"{name} of {modality} {number}", each)
+        elif pixels is not None:
+            check_tensor("prune_inputs", name, pixels)
     if input_ids is None or input_ids.dim() != 2:
         got = "none" if input_ids is None else f"shape {list(input_ids.shape)}"
         raise ValueError(f"prune_inputs: expected input_ids of shape [B, L] beside the pixel values, got {got}")
@@ -277,7 +282,7 @@ def _shorten(
 ) -> tuple[Shortening, dict[str, Any], Tensor]:
     """Drops tokens from the inputs of the language model, and the inputs that only the encoder reads.
 
-    Also returns the position of the first token behind the prompt, ``[B, 1]``.
+    Also returns the position of the first token after the prompt, ``[B, 1]``.
     """
     for spare in (0, 1):
         shortening = Shortening(keep, inputs["attention_mask"], spare)

@@ -20,6 +20,7 @@ class QwenVL(Family):
 
     modalities = ("image", "video")
     positions = ("original",)
+    position_rows = 4
     position_inputs = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
     def grids(

@@ -64,7 +64,13 @@ def positions_of(attention_mask: Tensor) -> Tensor:
 
 
 def next_positions(position_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The position behind the last unmasked token of each row, ``[B, 1]``, for positions ``[..., B, L]``."""
+    """The position after the last unmasked token of each row, ``[B, 1]``, for positions ``[..., B, L]``."""
     placed = position_ids.masked_fill(attention_mask == 0, -1)
     last = placed.amax(-1, keepdim=True)
     return (last.amax(0) if placed.dim() > 2 else last) + 1
+
+
+def column_after_the_last(attention_mask: Tensor) -> Tensor:
+    """The number of the column after the last unmasked one of each row, ``[B, 1]``."""
+    columns = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return (columns * (attention_mask != 0)).amax(-1, keepdim=True)

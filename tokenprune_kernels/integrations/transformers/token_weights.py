@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...arguments import check_tensor, remedy
 from ...importance import VisionSelectorScorer, norm
 from .family import Features
 
@@ -79,11 +81,29 @@ def check_importance(argument: str, importance: Any) -> None:
             f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
             f"got {importance!r}"
         )
-    if importance is not None and not isinstance(importance, str | Tensor | Sequence) and not callable(importance):
+    if importance is None or isinstance(importance, str) or callable(importance):
+        return
+    if isinstance(importance, Tensor):
+        check_tensor("prune_inputs", argument, importance)
+    elif isinstance(importance, Sequence):
+        if importance and isinstance(importance[0], numbers.Number):
+            check_tensor("prune_inputs", argument, importance)
+        for number, weight in enumerate(importance):
+            _check_weight(argument, number, weight)
+    else:
         raise TypeError(
             f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
-            f"got {type(importance).__name__}"
+            f"got {type(importance).__name__}{remedy(importance)}"
         )
+
+
+def _check_weight(argument: str, number: int, weight: Any) -> None:
+    """Raises unless the weights of one image or video are a dense tensor of a dtype that the operators take."""
+    named = f"{argument} of image or video {number}"
+    check_tensor("prune_inputs", named, weight)
+    if not weight.is_floating_point():
+        got = str(weight.dtype).removeprefix("torch.")
+        raise TypeError(f"prune_inputs: expected {named} to be float16, bfloat16, float32 or float64, got {got}")
 
 
 def _checked_tensor(argument: str, weight: Tensor, items: list[Tensor]) -> Tensor:
@@ -108,6 +128,7 @@ def _checked_list(argument: str, weights: Sequence[Tensor], items: list[Tensor])
             f"got {len(weights)}"
         )
     for number, (weight, item) in enumerate(zip(weights, items, strict=True)):
+        _check_weight(argument, number, weight)
         if weight.shape != item.shape[:1]:
             raise ValueError(
                 f"prune_inputs: expected {argument} of image or video {number} to have shape [{len(item)}], "

@@ -1,0 +1,78 @@
+"""Processes of torch.distributed that run functions of these tests, all ranks at once."""
+
+import datetime
+import importlib
+import socket
+import sys
+import traceback
+
+import torch
+import torch.multiprocessing
+
+SECONDS = 60.0
+
+
+class Ranks:
+    """So many processes, joined by gloo."""
+
+    def __init__(self, size):
+        self.size = size
+        context = torch.multiprocessing.get_context("spawn")
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            port = listening.getsockname()[1]
+        self.pipes, self.processes = [], []
+        for rank in range(size):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, rank, size, port), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(mine)
+            self.processes.append(process)
+
+    def call(self, function, *arguments):
+        """Runs function(*arguments, of the rank) everywhere. Returns what each rank returns, or the error it raised.
+
+        Args:
+            function: of a module of the tests.
+            arguments: a list each, with an element for each rank.
+        """
+        for rank, pipe in enumerate(self.pipes):
+            pipe.send((function.__module__, function.__qualname__, [argument[rank] for argument in arguments]))
+        return [self.answer(rank) for rank in range(self.size)]
+
+    def answer(self, rank):
+        pipe = self.pipes[rank]
+        if not pipe.poll(SECONDS):
+            self.end()
+            raise TimeoutError(f"rank {rank}: no answer after {SECONDS:.0f} s")
+        try:
+            return pipe.recv()
+        except EOFError:
+            return ProcessLookupError(f"rank {rank} has ended")
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def serve(pipe, rank, size, port):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=10),
+    )
+    while True:
+        try:
+            module, name, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(getattr(importlib.import_module(module), name)(*arguments))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            pipe.send(error)

@@ -1,0 +1,126 @@
+"""A wrong argument on one rank is one error on all of them, and a rank that ends is an error, not a hang."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from tests.distributed.ranks import Ranks
+from tokenprune_kernels import distributed
+
+X = torch.eye(6)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    made = Ranks(2)
+    yield made
+    made.end()
+
+
+def divprune(x, k):
+    return distributed.divprune(x, k).indices
+
+
+def mmr(x, relevance, k, lam):
+    return distributed.mmr(x, relevance, k, lam).indices
+
+
+def late(x, seconds):
+    time.sleep(seconds)
+    return distributed.divprune(x, 3).indices
+
+
+def ends(x, leaves):
+    if leaves:
+        os._exit(1)
+    return distributed.divprune(x, 3).indices
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "message"),
+    [
+        ([X, X], [3, 4], "distributed.divprune: expected the same k on all ranks, got 3 on rank 0 and 4 on rank 1"),
+        ([X, X[:, :5]], [3, 3], "expected the same D on all ranks, got 6 on rank 0 and 5 on rank 1"),
+        ([X, X.half()], [3, 3], "expected the same dtype on all ranks, got torch.float32 on rank 0 and torch.float16"),
+        ([X, X], [13, 13], r"expected k to be in \[0, N\] with N = 12 rows of all ranks, got 13"),
+        ([X, X], [-1, -1], "expected k to be at least 0, got -1"),
+    ],
+)
+def test_arguments_that_differ_or_are_too_large_are_an_error_on_all_ranks(ranks, x, k, message):
+    for error in ranks.call(divprune, x, k):
+        with pytest.raises(ValueError, match=message):
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "kind", "message"),
+    [
+        (X.double(), 3, TypeError, "expected x to be float16, bfloat16 or float32, got float64"),
+        (X[0], 3, ValueError, r"expected x_local to have shape \[n, D\], got shape \[6\]"),
+        (X, 2.5, TypeError, "expected k to be an integer, got 2.5"),
+        ([[1.0]], 1, TypeError, r"expected x_local to be a tensor, got list \(torch.tensor makes one\)"),
+    ],
+)
+def test_a_rank_that_is_given_nonsense_says_so_and_the_others_say_which_one(ranks, x, k, kind, message):
+    other, mine = ranks.call(divprune, [X, x], [3, k])
+    with pytest.raises(kind, match=message):
+        raise mine
+    with pytest.raises(ValueError, match=f"expected valid arguments on all ranks, got on rank 1: .*{message}"):
+        raise other
+
+
+def test_weights_and_lam_are_checked_too(ranks):
+    relevance = torch.ones(6)
+    for error in ranks.call(mmr, [X, X], [relevance, relevance], [2, 2], [0.5, 0.25]):
+        with pytest.raises(
+            ValueError, match=r"expected the same lam on all ranks, got 0\.5 on rank 0 and 0\.25 on rank 1"
+        ):
+            raise error
+    _, error = ranks.call(mmr, [X, X], [relevance, relevance[:5]], [2, 2], [0.5, 0.5])
+    with pytest.raises(ValueError, match=r"distributed.mmr: expected relevance_local to have shape \[6\]"):
+        raise error
+
+
+def test_another_instruction_set_is_an_error(ranks):
+    for error in ranks.call(on_another_set, [X, X], ["", "portable"]):
+        with pytest.raises(
+            ValueError, match=r"expected the same instruction set on all ranks, got .* portable on rank 1"
+        ):
+            raise error
+
+
+def on_another_set(x, name):
+    force = torch.ops.tokenprune_native._force_isa
+    force(name)
+    try:
+        return distributed.divprune(x, 3).indices
+    finally:
+        force("")
+
+
+def test_after_an_error_the_next_selection_is_right(ranks):
+    ranks.call(divprune, [X, X], [3, 4])
+    expected = torch.ops.tokenprune.divprune(torch.cat([X, X]), 5)
+    for found in ranks.call(divprune, [X, X], [5, 5]):
+        assert found.tolist() == expected.tolist()
+
+
+def test_a_rank_may_be_late(ranks):
+    for found in ranks.call(late, [X, X], [0.0, 2.0]):
+        assert found.tolist() == torch.ops.tokenprune.divprune(torch.cat([X, X]), 3).tolist()
+
+
+def test_a_rank_that_ends_is_an_error_of_torch_on_the_others():
+    ranks = Ranks(3)
+    try:
+        begun = time.monotonic()
+        *others, ended = ranks.call(ends, [X, X, X], [False, False, True])
+        assert isinstance(ended, ProcessLookupError)
+        for error in others:
+            assert isinstance(error, RuntimeError)
+            assert "tokenprune" not in str(error)
+        assert time.monotonic() - begun < 30
+    finally:
+        ranks.end()

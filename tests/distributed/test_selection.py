@@ -1,0 +1,132 @@
+"""Selections from rows of several processes: bit for bit those of one process that has all rows."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.distributed.ranks import Ranks
+from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
+from tokenprune_kernels import distributed
+from tokenprune_kernels.methods import METHODS
+
+SELECTORS = ("divprune", "mmr", "idpruner")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+def ranks(request):
+    if request.param == 1:
+        yield None
+        return
+    made = Ranks(request.param)
+    yield made
+    made.end()
+
+
+def select(method, x, weight, k, lam):
+    """What a rank does: its picks, their scores, its own picks, and the collectives that it took."""
+    arguments = METHODS[method].arguments(x, weight, (k,), lam)
+    found = getattr(distributed, method)(*arguments)
+    return found.indices, found.scores, found.local(), found.collectives
+
+
+def expected_of(method, x, weight, k, lam):
+    operator = getattr(torch.ops.tokenprune, method)
+    return operator.scores(*METHODS[method].arguments(x, weight, (k,), lam))
+
+
+def check(ranks, method, x, weight, k, lam, cuts):
+    """Compares every rank with one process. Returns how many collectives there were."""
+    indices, scores = expected_of(method, x, weight, k, lam)
+    bounds = [0, *sorted(cuts), len(x)]
+    pieces = list(itertools.pairwise(bounds))
+    if ranks is None:
+        answers = [select(method, x, weight, k, lam)]
+    else:
+        size = ranks.size
+        shards = [x[begin:end].clone() for begin, end in pieces]
+        weights = [weight[begin:end].clone() for begin, end in pieces]
+        answers = ranks.call(select, [method] * size, shards, weights, [k] * size, [lam] * size)
+    for (begin, end), answer in zip(pieces, answers, strict=True):
+        assert not isinstance(answer, Exception), answer
+        found, won, local, _ = answer
+        assert found.tolist() == indices.tolist()
+        assert won.tolist() == scores.tolist()
+        assert local.tolist() == [index - begin for index in indices.tolist() if begin <= index < end]
+    assert len({answer[3] for answer in answers}) == 1
+    return answers[0][3]
+
+
+def even_cuts(ranks, count):
+    return [] if ranks is None else [count * rank // ranks.size for rank in range(1, ranks.size)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("method", SELECTORS)
+def test_gaussian_rows(ranks, method, dtype):
+    x = gaussian_tokens(300, 70).to(dtype)
+    check(ranks, method, x, random_weight(300), 60, 0.5, even_cuts(ranks, 300))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("method", SELECTORS)
+def test_ties_go_to_the_lowest_index_of_all_ranks(ranks, method, lam):
+    x = exact_tokens(200, 16, non_zeros=4)
+    weight = random_weight(200).mul(4).round()
+    check(ranks, method, x, weight, 200, lam, even_cuts(ranks, 200))
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+def test_rows_that_are_not_finite_come_last_and_influence_nothing(ranks, method):
+    x, weight = gaussian_tokens(90, 8), random_weight(90)
+    x[::5] = torch.nan
+    x[1], x[2] = torch.inf, 0.0
+    weight[7] = -torch.inf
+    check(ranks, method, x, weight, 90, 0.5, even_cuts(ranks, 90))
+    check(ranks, method, torch.full((7, 3), torch.nan), torch.zeros(7), 5, 0.5, even_cuts(ranks, 7))
+    x[:] = torch.nan
+    x[40] = 1.0
+    check(ranks, method, x, torch.zeros(90), 3, 0.5, even_cuts(ranks, 90))
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+def test_shards_may_be_empty(ranks, method):
+    if ranks is None:
+        pytest.skip("one process has all rows")
+    for cuts in ([0] * (ranks.size - 1), [40] * (ranks.size - 1)):
+        check(ranks, method, gaussian_tokens(40, 8), random_weight(40), 12, 0.5, cuts)
+    check(ranks, method, torch.empty(0, 8), torch.empty(0), 0, 0.5, [0] * (ranks.size - 1))
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+def test_every_row_has_its_equal_on_another_rank(ranks, method):
+    x = gaussian_tokens(40, 16).repeat(2, 1)
+    check(ranks, method, x, torch.ones(80), 60, 0.5, even_cuts(ranks, 80))
+
+
+def test_a_collective_serves_many_picks(ranks):
+    if ranks is None:
+        pytest.skip("one process makes no collectives")
+    x, k = gaussian_tokens(2_000, 64), 400
+    assert check(ranks, "divprune", x, torch.ones(2_000), k, 0.5, even_cuts(ranks, 2_000)) < 30
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_split_of_any_rows(ranks, data):
+    count = data.draw(st.integers(1, 60), "N")
+    values = data.draw(st.sampled_from(["gaussian", "few values", "one row again and again"]), "values")
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1_000), "seed"))
+    x = torch.randn(count, data.draw(st.integers(1, 9), "D"), generator=generator)
+    if values != "gaussian":
+        x = x.sign() if values == "few values" else x[:1].expand(count, -1)
+    weight = torch.randint(-2, 3, (count,), generator=generator).float()
+    k = data.draw(st.integers(0, count), "k")
+    lam = data.draw(st.sampled_from([0.0, 0.5, 1.0]), "lam")
+    pieces = 1 if ranks is None else ranks.size
+    cuts = data.draw(st.lists(st.integers(0, count), min_size=pieces - 1, max_size=pieces - 1), "cuts")
+    method = data.draw(st.sampled_from(SELECTORS), "method")
+    check(ranks, method, x.to(data.draw(st.sampled_from(DTYPES), "dtype")), weight, k, lam, cuts)

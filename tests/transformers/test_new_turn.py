@@ -1,0 +1,123 @@
+"""What `next_turn` takes for a new turn, and what it refuses in one line."""
+
+import re
+
+import pytest
+import torch
+
+from tests.support.vision_language import IMAGE, NO_TEXT, VIDEO, batch, model_of
+from tokenprune_kernels.integrations.transformers import prune_inputs
+
+GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "suppress_tokens": NO_TEXT}
+PRUNING = {"keep_ratio": 0.3}
+
+
+def first_turn(family, *rows):
+    model = model_of(family)
+    turn = prune_inputs(model, batch(family, *rows), **PRUNING)
+    return model, turn, model.generate(**turn, **GREEDY, return_dict_in_generate=True)
+
+
+def text(*tokens):
+    return {"input_ids": torch.tensor([tokens])}
+
+
+def refused(error, message):
+    return pytest.raises(error, match=f"^next_turn: expected {re.escape(message)}")
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen3_vl"])
+@pytest.mark.parametrize("rows", [("ttItt",), ("tttt",), ("ttItt", "tttt")], ids=["image", "text", "batch"])
+def test_the_whole_conversation_is_no_new_turn(family, rows):
+    """Neither as the processor makes it once more, nor with the sequences that generate returned."""
+    _, turn, output = first_turn(family, *rows)
+    first = batch(family, *rows)
+    answer, new = output.sequences[:, -3:], torch.full((len(rows), 2), 7)
+    pixels = {name: value for name, value in first.items() if name.startswith(("pixel", "image"))}
+    for prompt in (first["input_ids"], turn.input_ids):
+        mask = (prompt != 0).long()
+        whole = {
+            "input_ids": torch.cat([prompt, answer, new], 1),
+            "attention_mask": torch.cat([mask, torch.ones(len(rows), 5, dtype=torch.int64)], 1),
+        }
+        length = whole["input_ids"].shape[1]
+        message = f"input_ids of the new turn alone, got {length} tokens that begin with the first prompt again"
+        with refused(ValueError, message):
+            turn.next_turn(output, whole | pixels)
+
+
+def test_the_whole_conversation_of_three_turns_is_no_new_turn():
+    model, turn, output = first_turn("llava", "ttItt")
+    second = prune_inputs(model, turn.next_turn(output, text(7, 8)), **PRUNING)
+    output = model.generate(**second, **GREEDY, return_dict_in_generate=True)
+    first = batch("llava", "ttItt")
+    for answer in ([5, 6, 7], [90, 91]):  # whichever way the answers come back from text
+        whole = first | {"input_ids": torch.cat([first["input_ids"], torch.tensor([[*answer, 7, 8, 9]])], 1)}
+        del whole["attention_mask"]
+        with refused(ValueError, "input_ids of the new turn alone"):
+            second.next_turn(output, whole)
+
+
+def test_a_new_turn_may_repeat_what_was_said():
+    _, turn, output = first_turn("llava", "tttt")
+    again = turn.next_turn(output, batch("llava", "tttt"))
+    assert again.input_ids.shape == (1, 11)
+    _, turn, output = first_turn("llava", "ttItt")
+    words = batch("llava", "ttItt")["input_ids"]
+    words = words[words != IMAGE][None]
+    assert turn.next_turn(output, {"input_ids": torch.cat([words, words], 1)}).input_ids.shape[1] > 8
+    assert "pixel_values" in turn.next_turn(output, batch("llava", "ttItt"))
+
+
+@pytest.mark.parametrize(("family", "token"), [("llava", IMAGE), ("qwen3_vl", IMAGE), ("qwen3_vl", VIDEO)])
+def test_placeholders_come_with_pixels(family, token):
+    _, turn, output = first_turn(family, "tttt")
+    message = "pixel values for the 2 placeholders of images or videos in input_ids, got none"
+    for pixels in ({}, {"pixel_values": None}):
+        with refused(ValueError, message):
+            turn.next_turn(output, text(7, token, token, 8) | pixels)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ({}, ValueError, "input_ids of the new turn alone, of shape [1, n], got none"),
+        ({"input_ids": None}, ValueError, "input_ids of the new turn alone, of shape [1, n], got none"),
+        (
+            {"input_ids": torch.tensor([7, 8])},
+            ValueError,
+            "input_ids of the new turn alone, of shape [1, n], got shape",
+        ),
+        ({"input_ids": torch.ones(1, 0).long()}, ValueError, "input_ids of the new turn alone, of shape [1, n], got"),
+        ({"input_ids": torch.ones(2, 3).long()}, ValueError, "input_ids of the new turn alone, of shape [1, n], got"),
+        ({"input_ids": [[7, 8]]}, TypeError, "input_ids to be a tensor, got list (torch.tensor makes one)"),
+        (torch.tensor([[7, 8]]), TypeError, "inputs to be what the processor makes of the new turn, got Tensor"),
+        ("and now?", TypeError, "inputs to be what the processor makes of the new turn, got str"),
+        (
+            text(7, 8) | {"attention_mask": torch.ones(1, 14)},
+            ValueError,
+            "attention_mask to have the shape of the new turn's input_ids, [1, 2], got shape [1, 14]",
+        ),
+        (text(7, 8) | {"attention_mask": [1, 1]}, TypeError, "attention_mask to be a tensor, got list"),
+        (text(7, 8) | {"past_key_values": object()}, ValueError, "no past_key_values in inputs"),
+    ],
+)
+def test_what_is_no_new_turn(inputs, error, message):
+    _, turn, output = first_turn("llava", "ttItt")
+    with refused(error, message):
+        turn.next_turn(output, inputs)
+
+
+def test_a_new_turn_that_is_pruned_already():
+    model, turn, output = first_turn("qwen3_vl", "ttItt")
+    with refused(ValueError, "what the processor makes of the new turn, got pruned inputs"):
+        turn.next_turn(output, prune_inputs(model, batch("qwen3_vl", "tIt"), **PRUNING))
+
+
+def test_a_refused_turn_may_be_given_again():
+    model, turn, output = first_turn("llava", "ttItt")
+    with refused(ValueError, "input_ids"):
+        turn.next_turn(output, {})
+    answer = model.generate(**turn.next_turn(output, text(7, 8)), **GREEDY)
+    _, turn, output = first_turn("llava", "ttItt")
+    assert torch.equal(model.generate(**turn.next_turn(output, text(7, 8)), **GREEDY), answer)

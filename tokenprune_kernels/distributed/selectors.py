@@ -1,0 +1,191 @@
+"""The methods on rows of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from ..methods import METHODS
+from .agreement import agree
+from .exchange import Exchange
+from .first_pick import largest_weight, top_outlier
+from .lazy_greedy import LazyGreedy, ScoresOf
+from .shard import Key, Rows, Shard
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was picked, the same on every rank.
+
+    Attributes:
+        indices: int64 ``[k]``, in the order of selection. Rows are numbered through all ranks.
+        scores: float32 ``[k]``, the score with which each was picked.
+        rows: how many rows each rank has.
+        rank: this process.
+        collectives: how many collectives the selection made.
+        received_bytes: what they brought to this process.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    rows: tuple[int, ...]
+    rank: int
+    collectives: int
+    received_bytes: int
+
+    def local(self) -> Tensor:
+        """The picks among this rank's own rows, as positions in its ``x_local``, in the order of selection."""
+        position = self.indices - sum(self.rows[: self.rank])
+        return position[(position >= 0) & (position < self.rows[self.rank])]
+
+
+def divprune(x_local: Tensor, k: int, *, group: ProcessGroup | None = None) -> Selection:
+    """Selects k of the rows of all ranks by DivPrune, greedy max-min diversity.
+
+    First the row whose nearest neighbour is farthest, then repeatedly the row that is farthest from the nearest
+    selected one, in cosine distance. Ties go to the lowest index; non-finite rows come last. Alvar et al., CVPR 2025,
+    arXiv 2503.02175, section 3.
+
+    Args:
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        k: how many rows to keep of all ranks together, ``0 <= k <= N``.
+        group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
+
+    Returns:
+        The `Selection`, bit for bit that of one process with all rows.
+
+    Raises:
+        ValueError: an argument is wrong, or differs between ranks; on every rank.
+        TypeError: an argument of this rank has the wrong type. The other ranks get a ValueError.
+
+    Every rank has to make the call. Takes a collective for each round, in which many rows are picked, and k rows and a
+    few numbers for each row of its own in memory.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels import distributed
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
+        >>> distributed.divprune(x, 3).indices
+        tensor([2, 0, 3])
+    """
+    return _select("divprune", x_local, None, k, 0.0, group)
+
+
+def mmr(
+    x_local: Tensor, relevance_local: Tensor, k: int, lam: float = 0.5, *, group: ProcessGroup | None = None
+) -> Selection:
+    """Selects k of the rows of all ranks by maximal marginal relevance, MMR.
+
+    First the most relevant row, then repeatedly the row with the largest
+    ``lam * relevance - (1 - lam) * max cosine similarity to the selected rows``. Ties go to the lowest index;
+    non-finite rows come last. Carbonell & Goldstein, SIGIR 1998, section 2.
+
+    Args:
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        relevance_local: of each of these rows, ``[n]``, float16, bfloat16, float32 or float64.
+        k: how many rows to keep of all ranks together, ``0 <= k <= N``.
+        lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
+        group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
+
+    Returns:
+        The `Selection`, bit for bit that of one process with all rows.
+
+    Raises:
+        ValueError: an argument is wrong, or differs between ranks; on every rank.
+        TypeError: an argument of this rank has the wrong type. The other ranks get a ValueError.
+
+    Every rank has to make the call. Takes a collective for each round, in which many rows are picked, and k rows and a
+    few numbers for each row of its own in memory.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels import distributed
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
+        >>> distributed.mmr(x, torch.tensor([0.8, 0.9, 0.5, 0.2]), 2).indices
+        tensor([1, 3])
+    """
+    return _select("mmr", x_local, relevance_local, k, lam, group)
+
+
+def idpruner(
+    x_local: Tensor, importance_local: Tensor, k: int, lam: float = 0.5, *, group: ProcessGroup | None = None
+) -> Selection:
+    """Selects k of the rows of all ranks by IDPruner: MMR on importance that is scaled to [0, 1].
+
+    Relevance is ``(w - min w) / (max w - min w + 1e-6)`` over the finite rows of all ranks. Then as `mmr`. Tan et al.,
+    arXiv 2602.13315, section 3.
+
+    Args:
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        importance_local: w, of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, in any unit.
+        k: how many rows to keep of all ranks together, ``0 <= k <= N``.
+        lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
+        group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
+
+    Returns:
+        The `Selection`, bit for bit that of one process with all rows.
+
+    Raises:
+        ValueError: an argument is wrong, or differs between ranks; on every rank.
+        TypeError: an argument of this rank has the wrong type. The other ranks get a ValueError.
+
+    Every rank has to make the call. Takes a collective for each round, in which many rows are picked, and k rows and a
+    few numbers for each row of its own in memory.
+
+    Example:
+        >>> import torch
+        >>> from tokenprune_kernels import distributed
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.2]])
+        >>> distributed.idpruner(x, torch.tensor([8.0, 9.0, 5.0, 2.0]), 2).indices
+        tensor([1, 3])
+    """
+    return _select("idpruner", x_local, importance_local, k, lam, group)
+
+
+def _select(method: str, x: Tensor, weight: Tensor | None, k: Any, lam: Any, group: ProcessGroup | None) -> Selection:
+    exchange = Exchange(group)
+    name = METHODS[method].weight
+    given = {} if name is None else {f"{name}_local": weight}
+    k, lam, rows = agree(exchange, f"distributed.{method}", x, k, lam, given)
+    weight = None if weight is None else weight.detach().float()
+    shard = Shard(x, weight, sum(rows[: exchange.rank]))
+    first: Callable[[], tuple[Key, Rows] | None]
+    scores_of: ScoresOf
+    if weight is None:
+        relevance = shard.norms
+        scores_of, first = _distance, lambda: top_outlier(shard, exchange)
+    else:
+        relevance = weight if method == "mmr" else _scaled(weight, shard, exchange)
+        scores_of, first = _marginal_relevance(lam), lambda: largest_weight(shard, exchange, relevance)
+    selection = LazyGreedy(shard, exchange, scores_of, relevance, k)
+    selection.run(first() if k > 0 else None)
+    return Selection(
+        selection.index, selection.scores, tuple(rows), exchange.rank, exchange.collectives, exchange.received_bytes
+    )
+
+
+def _distance(maximum: Tensor, relevance: Tensor) -> Tensor:
+    return 1.0 - maximum
+
+
+def _marginal_relevance(lam: float) -> ScoresOf:
+    return lambda maximum, relevance: lam * relevance - (1.0 - lam) * maximum
+
+
+def _scaled(importance: Tensor, shard: Shard, exchange: Exchange) -> Tensor:
+    """IDPruner's relevance: importance scaled to [0, 1] over the finite rows of all ranks."""
+    of_finite = importance[shard.finite]
+    extremes = importance.new_full((2,), -torch.inf)  # of -minimum and maximum
+    if len(of_finite):
+        extremes[0], extremes[1] = -of_finite.min(), of_finite.max()
+    largest_negative, largest = exchange.maximum(extremes)
+    smallest = -largest_negative
+    span = largest - smallest
+    if not bool(span.isfinite()):
+        return torch.zeros_like(importance)
+    return torch.where(shard.finite, (importance - smallest) / (span + 1e-6), 0.0)
