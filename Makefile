@@ -66,7 +66,7 @@ bench-throughput: build $(VENV)/peers ## the quick cases under pytest-benchmark
 bench-load: build ## DivPrune on a CPU that other work keeps busy, into bench/results and docs; four minutes
 	$(PY) -m bench load $(BENCH_OPTIONS)
 
-bench-analysis: build ## importance against diversity on photographs and saved features, into bench/results and docs
+bench-analysis: build $(VENV)/accuracy ## importance against diversity on photographs and saved features, into bench/results and docs
 	$(PY) -m bench analysis
 
 $(VENV)/accuracy: $(wildcard bench/accuracy/requirements*.txt) $(VENV)/requirements

@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor
 
 from bench.accuracy.settings import Settings
+from tokenprune_kernels.integrations.class_token import class_token_attention
 
 PATCH = 14
 # DINOv2's normalisation of pixels, that of ImageNet.
@@ -141,3 +142,16 @@ def hidden_states(model: transformers.Dinov2Model, pixels: Tensor, places: Seque
             break
         state = layer(state)
     return torch.stack([found[place] for place in places], dim=1)
+
+
+def class_attention(model: transformers.Dinov2Model, states: Tensor) -> Tensor:
+    """What the class token attends to in the layer before the last, averaged over the heads, float32 ``[B, patches]``.
+
+    Args:
+        model: the tower.
+        states: the input of that layer, ``[B, 1 + patches, D]``: the hidden state -3.
+    """
+    layer = model.encoder.layer[-2]
+    normalised, attention = layer.norm1(states), layer.attention
+    queries, keys = attention.q_proj(normalised[:, :1]), attention.k_proj(normalised)
+    return class_token_attention(queries, keys, attention.num_attention_heads, attention.scaling)[:, 1:]

@@ -84,6 +84,16 @@ def test_downsampled_features_are_those_of_the_smaller_picture(folder, made):
     assert torch.allclose(kept, torch.stack(states[-3:-1], 1), atol=1e-5)
 
 
+def test_class_attention_is_that_of_the_attention_map(made):
+    real = made.model.vision_tower
+    real.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = real(pixels(), output_hidden_states=True, output_attentions=True)
+        found = model.tower.class_attention(real, output.hidden_states[-3])
+    real.set_attn_implementation("sdpa")
+    assert torch.allclose(found, output.attentions[-2].mean(1)[:, 0, 1:], atol=1e-6)
+
+
 @pytest.mark.parametrize(("ratio", "shape"), [(0.5, (17, 17)), (0.25, (12, 12)), (0.1, (7, 8)), (0.05, (5, 6))])
 def test_a_downsampled_picture_has_nearly_as_many_tokens(ratio, shape):
     assert features.downsampled(24, ratio) == shape
