@@ -4,7 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.inc")
 # A machine with a GPU and no network runs what it has.
-GPU_PYTHON ?= $(shell python3 -c 'import torch, triton, pytest, pytest_benchmark, hypothesis; assert torch.cuda.is_available()' 2>/dev/null && echo python3)
+GPU_PYTHON ?= python3
+# Nothing is imported for it, which takes many seconds the first time.
+GPU_FIND := from importlib.util import find_spec; raise SystemExit(not (find_spec("torch") and find_spec("triton")))
+GPU_CHECK = @{ test -e /dev/nvidiactl || nvidia-smi -L >/dev/null 2>&1; } && $(GPU_PYTHON) -c '$(GPU_FIND)' || { \
+	echo "gpu: expected a CUDA device, and $(GPU_PYTHON) with torch and triton"; exit 2; }
 GPU_BUDGET ?= 480
 GPU_RENDER_PYTHON := $(if $(wildcard $(PY)),$(PY),python3)
 GPU_SELECTION := tests/triton/test_gpu_results.py tests/operators/test_hostile_varlen.py -k "beyond or among or slices or any_number or (one_function and 1500)"
@@ -87,11 +91,11 @@ bench-render: build ## every table of the documents again, from bench/results
 	$(PY) -m bench render
 
 gpu-build:
-	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
+	$(GPU_CHECK)
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
 
 gpu: ## on a machine with a GPU: contact, tests, bits, speed and more, in stages; GPU_BUDGET=480, GPU_STAGES, GPU_OUT, GPU_OPTIONS
-	@test -n "$(GPU_PYTHON)" || { echo "gpu: expected a python3 with torch, triton, pytest, pytest-benchmark, hypothesis and a CUDA device"; exit 2; }
+	$(GPU_CHECK)
 	$(GPU_PYTHON) -m bench gpu --budget $(GPU_BUDGET) $(GPU_OPTIONS)
 
 gpu-render: ## the summary of what `make gpu` found, without a GPU

@@ -88,6 +88,7 @@ class Benchmark:
         self.budget = budget
         self.report = report
         self.rows: list[Row] = []
+        self.begun: list[str] = []
         self.not_started: list[str] = []
 
     def start(self, name: str) -> bool:

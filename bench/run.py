@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +22,11 @@ from bench import files, render, sweep, tables
 from bench.budget import Budget
 from bench.devices.cpu import Cpu
 from bench.measure import Benchmark, Device
-from bench.row import compare
+from bench.row import Row, compare
 from tokenprune_kernels.analysis.progress import Progress
+
+CASE_SECONDS = 60
+"""How long a case may take where cases are resumed. SIGALRM ends a process whose kernel never returns."""
 
 
 def device_named(name: str) -> Any:
@@ -42,6 +47,7 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, metavar="FOLDER", help="write there instead, after each case, and leave the documents"
     )
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="leave out the cases that this result has begun")
     parser.add_argument("--no-write", action="store_true", help="leave bench/results and the documents as they are")
     parser.add_argument("--apart", nargs=2, metavar=("CASE", "PEER"), help=argparse.SUPPRESS)
     if name == "cpu":
@@ -52,24 +58,44 @@ def parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
 def measured(
     device: Any, options: argparse.Namespace, save: Callable[[dict[str, Any]], object] = lambda result: None
 ) -> dict[str, Any]:
-    """The content of the JSON file, which is saved as far as it is known after each case."""
+    """The content of the JSON file, which is saved as far as it is known, and with what has begun, after each case."""
     cases = [case for case in device.cases(options.quick) if (options.only or "") in str(case)]
     # Compiling takes long: one input, after those that tell most.
     first = device.cases(False)[0].tokens
     with_compiled = [case for case in cases if case.tokens == first and not options.quick]
     budget = Budget(device.budget_seconds if options.budget is None else options.budget)
-    with Progress(len(cases) + 1, lines=True) as progress:
+    before: dict[str, Any] = json.loads(options.resume.read_text()) if options.resume else {}
+    benchmark = Benchmark(device, budget)
+    # Name, how long it may take, and what it does.
+    steps: list[tuple[str, int, Callable[[], None]]] = []
+    for number, case in enumerate(cases):
+        steps.append((str(case), CASE_SECONDS if options.results else 0, functools.partial(benchmark.measure, case)))
+        if number == min(device.cases_before_compiled, len(cases)) - 1:
+            steps += [
+                (f"{each}, compiled", 0, functools.partial(benchmark.measure_compiled, each)) for each in with_compiled
+            ]
+    with Progress(len(steps) + 1, lines=True) as progress:
         progress.step("the machine")
-        benchmark = Benchmark(device, budget)
-        surroundings = device.surroundings(benchmark, options.quick)
-        for number, case in enumerate(cases):
-            progress.step(str(case))
-            benchmark.measure(case)
-            if number == min(device.cases_before_compiled, len(cases)) - 1:
-                for each in with_compiled:
-                    benchmark.measure_compiled(each)
-            save(result_of(benchmark, surroundings))
-    return result_of(benchmark, surroundings)
+        benchmark.rows = [Row.read(row) for row in before.pop("rows", [])]
+        benchmark.begun = before.pop("begun", [])
+        before.pop("not_started", None)
+        surroundings = before or device.surroundings(benchmark, options.quick)
+        for name, seconds, step in steps:
+            progress.step(name)
+            if name in benchmark.begun:
+                continue
+            if budget.left() > 0:
+                benchmark.begun.append(name)
+                save(result_of(benchmark, surroundings) | {"begun": benchmark.begun})
+            signal.alarm(seconds)
+            step()
+            signal.alarm(0)
+            save(result_of(benchmark, surroundings) | {"begun": benchmark.begun})
+            if device.type == "cuda":
+                torch.cuda.synchronize()  # raises where the device is broken: another process goes on
+    result = result_of(benchmark, surroundings)
+    save(result)
+    return result
 
 
 def result_of(benchmark: Benchmark, surroundings: dict[str, Any]) -> dict[str, Any]:

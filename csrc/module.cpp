@@ -1,38 +1,60 @@
 // How the library asks a Python that it runs in about signals. The library itself needs no Python: backends/native.py
 // hands it the functions of the interpreter.
 #include <stdexcept>
+#include <utility>
 
 #include "threads/interrupt.h"
 
 namespace {
 
+// Their names in Python's C interface stand beside them. An object is known by its address alone.
 struct Python {
-  unsigned long (*thread_ident)();
-  int (*take_lock)();
-  int (*check_signals)();
-  void (*release_lock)(int);
-  unsigned long main_thread;
-} python;
+  unsigned long (*thread_ident)();                         // PyThread_get_thread_ident
+  int (*take_lock)();                                      // PyGILState_Ensure
+  void (*release_lock)(int);                               // PyGILState_Release
+  int (*check_signals)();                                  // PyErr_CheckSignals
+  void (*take_exception)(void**, void**, void**);          // PyErr_Fetch
+  void (*make_whole)(void**, void**, void**);              // PyErr_NormalizeException
+  int (*set_traceback)(void* exception, void* traceback);  // PyException_SetTraceback
+  void (*forget)(void*);                                   // Py_DecRef
+};
+
+Python python;
+unsigned long main_thread;
+void* raised;  // by a signal handler; looked at on the main thread alone, with Python's lock
+
+// Takes what the handler raised. It cannot stay pending: some releases of torch drop it on the way to their caller.
+void keep_exception() {
+  void *type = nullptr, *value = nullptr, *traceback = nullptr;
+  python.take_exception(&type, &value, &traceback);
+  python.make_whole(&type, &value, &traceback);
+  if (traceback != nullptr) python.set_traceback(value, traceback);
+  for (void* object : {type, traceback, raised})
+    if (object != nullptr) python.forget(object);
+  raised = value;
+}
 
 // Python runs signal handlers, that of Ctrl-C among them, on its main thread and only when that thread checks for
 // signals. Other threads must not check: taking Python's lock while the interpreter shuts down ends the thread.
 void run_signal_handlers() {
-  if (python.thread_ident() != python.main_thread) return;
+  if (python.thread_ident() != main_thread) return;
   const int lock = python.take_lock();
-  const int raised = python.check_signals();
+  const bool ended = python.check_signals() != 0;
+  if (ended) keep_exception();
   python.release_lock(lock);
-  // What the handler raised stays pending in Python, and becomes the cause of the error that this is there.
-  if (raised != 0) throw std::runtime_error("a signal handler has ended the selection");
+  if (ended) throw std::runtime_error("a signal handler has ended the selection");
 }
 
 }  // namespace
 
-// Takes PyThread_get_thread_ident, PyGILState_Ensure, PyErr_CheckSignals, PyGILState_Release and the main thread.
-extern "C" __attribute__((visibility("default"))) void tokenprune_check_signals(unsigned long (*thread_ident)(),
-                                                                                int (*take_lock)(),
-                                                                                int (*check_signals)(),
-                                                                                void (*release_lock)(int),
-                                                                                unsigned long main_thread) {
-  python = {thread_ident, take_lock, check_signals, release_lock, main_thread};
+extern "C" __attribute__((visibility("default"))) void tokenprune_check_signals(const Python* functions,
+                                                                                unsigned long thread) {
+  python = *functions;
+  main_thread = thread;
   tokenprune::cpu::throw_if_interrupted = run_signal_handlers;
+}
+
+// Returns what a signal handler raised during the last selection of the main thread, once; null if nothing.
+extern "C" __attribute__((visibility("default"))) void* tokenprune_take_exception() {
+  return python.thread_ident() == main_thread ? std::exchange(raised, nullptr) : nullptr;
 }

@@ -1,4 +1,4 @@
-"""The command line: ``python -m tokenprune_kernels prune IMAGE``, ``analyse IMAGE...`` and ``info``."""
+"""The command line, ``python -m tokenprune_kernels``: ``prune``, ``analyse``, ``select`` and ``info``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
-from . import analysis, importance
+from . import analysis, importance, select_command
 from .analysis import figures, pictures
 from .analysis.progress import Progress
 from .calls import kept_count
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_prune(commands)
     _add_analyse(commands)
+    select_command.add(commands)
     _add_info(commands)
     options, surplus = parser.parse_known_args(arguments)
     if surplus:
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
+    except KeyboardInterrupt as interrupt:
+        parser.exit(130, f"{parser.prog}: interrupted{f'; {interrupt}' if str(interrupt) else ''}\n")
     except BrokenPipeError:  # whoever reads the output has read enough
         _drop_output()
         return 1

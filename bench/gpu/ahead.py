@@ -17,21 +17,33 @@ from typing import Any
 
 from bench.gpu import machine, process
 from bench.gpu.calls import Call, main_calls, shape_of, small_calls
+from bench.gpu.findings import PASSED
 from bench.inputs import PACKED
 
 EACH_SECONDS = 60.0
 
 
-def compile_all(calls: Iterable[Call], architecture: int, deadline: float = float("inf")) -> float:
-    """Compiles what calls launch, one process a processor. Returns its seconds; errors are left for later."""
-    start = time.monotonic()
-    jobs: dict[str, Callable[[], Any]] = {
-        call.name: functools.partial(compile_one, call, architecture) for call in calls
-    }
-    process.run_forked(
-        jobs, EACH_SECONDS, lambda name, ended: None, deadline=deadline, side_by_side=max(1, (os.cpu_count() or 1) - 1)
-    )
-    return time.monotonic() - start
+def compile_all(
+    calls: Iterable[Call], architecture: int, deadline: float = float("inf")
+) -> tuple[float, dict[str, str]]:
+    """Compiles what calls launch, one process a processor. Returns its seconds, and what was not compiled and why."""
+    start, missing = time.monotonic(), {}
+
+    def report(name: str, ended: process.Ended) -> None:
+        if ended.outcome != PASSED:
+            missing[name] = f"{ended.outcome}, {ended.detail}"
+
+    jobs: dict[str, Callable[[], Any]] = {"driver": compile_driver}
+    jobs |= {call.name: functools.partial(compile_one, call, architecture) for call in calls}
+    process.run_forked(jobs, EACH_SECONDS, report, deadline=deadline, side_by_side=max(1, (os.cpu_count() or 1) - 1))
+    return time.monotonic() - start, missing
+
+
+def compile_driver() -> None:
+    """Compiles what Triton asks the CUDA driver through."""
+    from triton.backends.nvidia.driver import CudaUtils
+
+    CudaUtils()
 
 
 def compile_one(call: Call, architecture: int) -> dict[str, Any]:
@@ -63,8 +75,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.ahead", description=__doc__.partition("\n")[0])
     parser.add_argument("--architecture", type=int, default=machine.architecture(), help="compute capability, times 10")
     options = parser.parse_args(arguments)
-    seconds = compile_all([*small_calls(), *main_calls()], options.architecture)
-    print(f"compiled for sm_{options.architecture} in {seconds:.0f} s")
+    seconds, missing = compile_all([*small_calls(), *main_calls()], options.architecture)
+    print(f"compiled for sm_{options.architecture} in {seconds:.0f} s", *missing.items(), sep="\n")
     return 0
 
 

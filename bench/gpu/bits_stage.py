@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from bench.gpu.process import WrongResultError
 
 STAGE = "bits"
 EACH_SECONDS = 45.0
+"""A check compiles up to ten kernels. That takes most of the stage, so that many run side by side."""
+
+SIDE_BY_SIDE = 14
 REPETITIONS = 1_000
 DEPTHS = (64, 1_024, 2_048, 2_080, 4_096, 1_500)
 COUNTS = (65, 300, 576, 700, 1_537)
@@ -25,11 +29,12 @@ COUNTS = (65, 300, 576, 700, 1_537)
 
 def run(findings: Findings, deadline: float, device: str) -> None:
     """Runs all checks that are not settled."""
-    run_checks(findings, STAGE, checks(device), deadline, EACH_SECONDS)
+    beside = max(1, min(SIDE_BY_SIDE, (os.cpu_count() or 1) - 1))
+    run_checks(findings, STAGE, checks(device), deadline, EACH_SECONDS, side_by_side=beside)
 
 
 def checks(device: str) -> dict[str, Callable[[], Any]]:
-    """The checks, by name; in the interpreter on few rows only."""
+    """The checks, by name, those of the barrier first; in the interpreter on few rows only."""
     import torch
 
     from bench.gpu import probes
@@ -37,20 +42,20 @@ def checks(device: str) -> dict[str, Callable[[], Any]]:
     cuda = device == "cuda"
     counts, depths, repetitions = (COUNTS, DEPTHS, REPETITIONS) if cuda else ((65,), (64,), 2)
     dtypes = (torch.bfloat16, torch.float16, torch.float32) if cuda else (torch.bfloat16,)
-    found: dict[str, Callable[[], Any]] = {}
-    for dtype, depth in itertools.product(dtypes, depths):
-        found[f"tiles, D = {depth:,}, {_name(dtype)}"] = functools.partial(
-            compare_tiles, dtype, depth, counts[1] if cuda else 65, device
-        )
-    for method, dtype in itertools.product(("divprune", "mmr"), dtypes):
-        found[f"forms, {method}, {_name(dtype)}"] = functools.partial(
-            compare_forms, method, dtype, counts, depths, device
-        )
+    found: dict[str, Callable[[], Any]] = {
+        f"grid barrier, {10 * repetitions:,} rounds": functools.partial(probes.hold_barrier, 10 * repetitions, device)
+    }
     for method in ("divprune", "mmr", "dpp"):
         found[f"{repetitions:,} repetitions, {method}"] = functools.partial(repeat, method, repetitions, device)
-    found[f"grid barrier, {10 * repetitions:,} rounds"] = functools.partial(
-        probes.hold_barrier, 10 * repetitions, device
-    )
+    for dtype in dtypes:
+        for depth in depths:
+            found[f"tiles, D = {depth:,}, {_name(dtype)}"] = functools.partial(
+                compare_tiles, dtype, depth, counts[1] if cuda else 65, device
+            )
+        for method, count in itertools.product(("divprune", "mmr"), counts):
+            found[f"forms, {method}, N = {count:,}, {_name(dtype)}"] = functools.partial(
+                compare_forms, method, dtype, count, depths, device
+            )
     return found
 
 
@@ -78,10 +83,16 @@ def compare_tiles(dtype: Any, depth: int, count: int, device: str) -> dict[str, 
             ("another order of rows", similarities(x[order], config), bits[order][:, order]),
         ):
             if not torch.equal(mine, theirs):
-                different = int((mine != theirs).sum())
-                raise WrongResultError(f"{different} of {count**2} bits differ in {what}, {named(config)}")
+                raise WrongResultError(f"{differing(mine, theirs)} in {what}, {named(config)}")
             compared += 1
     return {"compared": compared}
+
+
+def differing(mine: Any, theirs: Any) -> str:
+    """How many of two tensors' values differ, where the first ones are, and what their bits are."""
+    places = (mine != theirs).nonzero()
+    first = tuple(places[0].tolist())
+    return f"{len(places)} of {mine.numel()} differ, first at {first}: {int(mine[first]):#x}, {int(theirs[first]):#x}"
 
 
 def configurations(dtype: Any, depth: int) -> Iterator[Any]:
@@ -119,10 +130,8 @@ def similarities(x: Any, config: Any) -> Any:
     return form.similarity[:count, :count].view(torch.int32)
 
 
-def compare_forms(
-    method: str, dtype: Any, counts: tuple[int, ...], depths: tuple[int, ...], device: str
-) -> dict[str, Any]:
-    """Indices and scores in both forms, of every shape, all rows picked of the smaller ones.
+def compare_forms(method: str, dtype: Any, count: int, depths: tuple[int, ...], device: str) -> dict[str, Any]:
+    """Indices and scores in both forms, in each depth; up to 300 rows are picked.
 
     Raises:
         WrongResultError: their bits differ.
@@ -134,7 +143,7 @@ def compare_forms(
     from tokenprune_kernels.methods import METHODS
 
     compared = 0
-    for count, depth in itertools.product(counts, depths):
+    for depth in depths:
         generator = torch.Generator().manual_seed(count + depth)
         x = torch.randn(count, depth, generator=generator).to(dtype).to(device)
         x[::50] = x[0].clone()
@@ -150,9 +159,11 @@ def compare_forms(
             with use_backend("triton"), runtime.settings(**settings):
                 results.append(select(*METHODS[method].arguments(x, weight, (k,), 0.5)))
         for result in results[1:]:
-            for mine, theirs in zip(result, results[0], strict=True):
-                if not torch.equal(mine.view(torch.int32), theirs.view(torch.int32)):
-                    raise WrongResultError(f"the forms differ for {count} x {depth}, k = {k}")
+            for what, mine, theirs in zip(("indices", "scores"), result, results[0], strict=True):
+                if what == "scores":
+                    mine, theirs = mine.view(torch.int32), theirs.view(torch.int32)
+                if not torch.equal(mine, theirs):
+                    raise WrongResultError(f"D = {depth}, k = {k}: {what}: {differing(mine, theirs)}")
                 compared += 1
     return {"compared": compared}
 
@@ -174,13 +185,14 @@ def repeat(method: str, repetitions: int, device: str) -> dict[str, Any]:
     x = torch.randn(count, depth, generator=generator).bfloat16().to(device)
     given = METHODS[method].arguments(x, torch.rand(count, generator=generator).to(device), (k,), 0.5)
     select = getattr(torch.ops.tokenprune, method).scores
-    different = torch.zeros((), dtype=torch.int64, device=device)
+    different = torch.zeros(repetitions, dtype=torch.bool, device=device)
     with use_backend("triton"), runtime.settings(form=None if method == "dpp" else "lazy_greedy"):
         first = select(*given)
-        for _ in range(repetitions):
+        for repetition in range(repetitions):
             again = select(*given)
             for mine, theirs in zip(again, first, strict=True):
-                different += (mine.view(torch.int32) != theirs.view(torch.int32)).any()
-    if int(different):
-        raise WrongResultError(f"{int(different)} results of {repetitions} repetitions differ from the first")
+                different[repetition] |= (mine.view(torch.int32) != theirs.view(torch.int32)).any()
+    wrong = different.nonzero().flatten().tolist()
+    if wrong:
+        raise WrongResultError(f"{len(wrong)} of {repetitions} repetitions differ from the first call: {wrong[:9]}")
     return {"repetitions": repetitions}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 import tokenprune_kernels
 from bench import inputs, judge
-from bench.cases import Case, Task, task
+from bench.cases import Case, Task, cuda_cases, task
 from bench.gpu.process import WrongResultError
 from bench.inputs import BATCH, PACKED, Tokens
 from bench.peers import OPERATOR
@@ -19,6 +20,11 @@ from tokenprune_kernels.backends.triton import operators, runtime
 
 METHODS_WITH_FORMS = ("divprune", "mmr", "idpruner")
 FORMS = ("materialised", "lazy_greedy")
+MAIN_CASES = 16
+"""How many cases of the benchmark are compiled ahead."""
+
+CALLS = 4
+"""The third call is the first that is made from a record."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,14 @@ class Call:
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """Has the Triton backend select in the form."""
-        with tokenprune_kernels.use_backend("triton"), runtime.settings(form=self.form):
+        """Has the Triton backend select in the form. Without one, calls are recorded, as those of users are."""
+        form = runtime.settings(form=self.form) if self.form else contextlib.nullcontext()
+        with tokenprune_kernels.use_backend("triton"), form:
             yield
 
 
 def small_calls(count: int = 130, depth: int = 256, k: int = 13) -> list[Call]:
-    """Each form of each method on few rows: alone, as a batch, packed, in each width of an element."""
+    """Each form of each method on few rows: alone, as a batch, packed, in each width of an element. Then no form."""
     half_count, half_k = count // 2, k // 2
     single = inputs.clustered(count, ks=(k,), depth=depth, clusters=9)
     batch = inputs.clustered(half_count, half_count, ks=(half_k, half_k), depth=depth, clusters=9, layout=BATCH)
@@ -56,39 +63,48 @@ def small_calls(count: int = 130, depth: int = 256, k: int = 13) -> list[Call]:
         "idpruner": ((single, half), (packed, half)),
         "dpp": ((single, half), (packed, half), (single, full)),
     }
-    return [Call(Case(tokens, method, dtype), form) for method, form in forms for tokens, dtype in inputs_of[method]]
-
-
-def main_calls() -> list[Call]:
-    """The sizes that the targets of speed are about."""
-    sizes = ((576, 58), (2_880, 288), (16_384, 1_638))
-    single = [inputs.clustered(count, ks=(k,), depth=4_096) for count, k in sizes]
-    batch = inputs.clustered(*(576,) * 64, ks=(58,) * 64, depth=4_096, layout=BATCH)
     return [
-        *(Call(Case(tokens, method, torch.bfloat16)) for tokens in single for method in ("divprune", "idpruner")),
-        Call(Case(batch, "divprune", torch.bfloat16)),
-        *(Call(Case(single[0], method, torch.bfloat16)) for method in ("mmr", "dpp")),
+        *(Call(Case(tokens, method, dtype), form) for method, form in forms for tokens, dtype in inputs_of[method]),
+        *(Call(Case(tokens, method, half)) for method in METHODS_WITH_FORMS for tokens in (single, packed)),
     ]
 
 
+def main_calls() -> list[Call]:
+    """The first cases of the benchmark."""
+    return [Call(case) for case in cuda_cases()[:MAIN_CASES]]
+
+
 def judged(call: Call, device: str) -> dict[str, Any]:
-    """Runs a call twice, and judges it by the float64 replay.
+    """Makes a call several times, and judges it by the float64 replay. Returns what is known of its kernels.
 
     Raises:
-        WrongResultError: the picks are wrong, or not the same twice.
+        WrongResultError: the picks are wrong, or not always the same.
     """
-    given = task(call.case, device)
+    made = task(call.case)  # on the CPU, where the same tokens can be made again without the device
+    weight = None if made.weight is None else made.weight.to(device)
+    given = replace(made, x=made.x.to(device), weight=weight, query=None)
     select = OPERATOR.prepare(given)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with call.settings():
-        first, second = (_picks(given, select) for _ in range(2))
+        first, *others = (_picks(given, select) for _ in range(CALLS))
     wrong = judge.mistake_of_items(given.method, given.tokens, given.x, first, given.weight)
-    if not wrong and not judge.same(first, second):
-        wrong = "the second call picks otherwise than the first one"
+    for number, picks in enumerate(others, 2):
+        if not wrong and not judge.same(first, picks):
+            wrong = f"call {number} picks otherwise than the first one"
     if wrong:
-        raise WrongResultError(wrong)
-    return {}
+        raise WrongResultError(wrong, kernel_facts())
+    return kernel_facts()
+
+
+def kernel_facts() -> dict[str, str]:
+    """What the compiler made of each kernel that this process has launched, by its name."""
+    facts = {}
+    for bucket, compiled in runtime._handles.items():
+        ptx = hashlib.sha256(compiled.asm["ptx"].encode()).hexdigest()[:12]
+        sizes = f"{compiled.n_regs} registers, {compiled.n_spills} spills, {compiled.metadata.shared} B shared"
+        facts[bucket[0].__name__] = f"PTX {ptx}, {sizes}"
+    return facts
 
 
 def _picks(given: Task, select: Callable[[torch.Tensor], Any]) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from bench.gpu.findings import ERROR, MEASURED, PASSED, Finding, Findings
 STAGE = "contact"
 EACH_SECONDS = 15.0
 INTERPRETED_SECONDS = 60.0
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 8
 WARPS = (4, 8)
 
 
@@ -26,8 +26,8 @@ def run(findings: Findings, deadline: float, device: str) -> None:
 
         # Compilation is most of a first call. It needs processors, and no device.
         half = (time.monotonic() + deadline) / 2
-        seconds = ahead.compile_all(calls.small_calls(), machine.architecture(), half)
-        findings.add(Finding(STAGE, "compiled ahead", MEASURED, seconds))
+        seconds, missing = ahead.compile_all(calls.small_calls(), machine.architecture(), half)
+        findings.add(Finding(STAGE, "compiled ahead", MEASURED, seconds, facts=missing))
     run_checks(findings, STAGE, checks(device), deadline, EACH_SECONDS if device == "cuda" else INTERPRETED_SECONDS)
 
 

@@ -64,12 +64,17 @@ class Findings:
             latest[finding.stage, finding.name] = finding
         return list(latest.values())
 
-    def forget(self, stages: Collection[str]) -> None:
-        """Removes the findings of these stages."""
-        kept = [finding for finding in self.read() if finding.stage not in stages]
-        self.path.unlink(missing_ok=True)
-        for finding in kept:
-            self.add(finding)
+    def forget(self, stages: Collection[str], outcomes: Collection[str] = ()) -> None:
+        """Removes the findings of these stages: those with these outcomes, or all."""
+        lines = [
+            json.dumps(asdict(finding)) + "\n"
+            for finding in self.read()
+            if finding.stage not in stages or (outcomes and finding.outcome not in outcomes)
+        ]
+        if self.path.exists():
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(lines))
+            partial.replace(self.path)
 
     def of(self, stage: str) -> dict[str, Finding]:
         """The latest findings of a stage, by name; that of the stage itself is left out."""

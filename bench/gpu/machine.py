@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "triton", "transformers", "pytest", "torch-quickfps")
+PACKAGES = ("torch", "triton", "transformers", "pytest", "hypothesis", "numpy", "torch-quickfps-cu130")
 QUERIED = ("name", "driver_version", "compute_cap", "clocks.sm", "clocks.mem", "clocks.max.sm", "memory.used")
 
 
@@ -28,14 +30,18 @@ def versions() -> dict[str, str]:
 
 def compiler() -> str:
     """What is missing for Triton's launchers, which are C extensions; empty when nothing is."""
-    missing = [] if any(map(shutil.which, ("cc", "gcc", "clang"))) else ["a C compiler (cc, gcc or clang)"]
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    missing = [] if any(map(shutil.which, compilers)) else [f"a C compiler ({' or '.join(compilers)})"]
+    # Debian's own scheme names another folder than the one with the header.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not (Path(sysconfig.get_paths(scheme)["include"]) / "Python.h").exists():
         missing.append("Python.h")
     if importlib.util.find_spec("triton") is None:
         missing.append("triton")
     return f"expected {' and '.join(missing)}, got none" if missing else ""
 
 
+@functools.cache
 def device() -> dict[str, Any]:
     """What the driver's tool says about the first device."""
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader,nounits"]

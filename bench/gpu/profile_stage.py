@@ -1,23 +1,25 @@
-"""Profile: hardware counters of one launch of each main kernel, read with ncu where it is there."""
+"""Profile: hardware counters of one launch of each kernel of a main call, read with ncu where it is there."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gpu.findings import ERROR, MEASURED, SKIPPED, Finding, Findings
+from bench.gpu.findings import ERROR, FAILURES, MEASURED, SKIPPED, Finding, Findings
 from bench.gpu.process import run_command
 
 STAGE = "profile"
-# Kernel, method and form of a call that launches it, and the rows of the call.
+# Form and rows of a call of DivPrune, and the kernels that it launches. A process for each: most of it is its start.
 PROFILED = (
-    ("similarity_kernel", "divprune", "materialised", 2_880),
-    ("greedy_kernel", "divprune", "materialised", 2_880),
-    ("lazy_greedy_kernel", "divprune", "lazy_greedy", 16_384),
-    ("outlier_kernel", "divprune", "lazy_greedy", 16_384),
+    ("materialised", 2_880, ("similarity_kernel", "greedy_kernel", "row_norm_kernel")),
+    ("lazy_greedy", 16_384, ("lazy_greedy_kernel", "outlier_kernel")),
 )
 METRICS = {
     "gpu__time_duration.sum": "nanoseconds",
@@ -30,45 +32,52 @@ METRICS = {
 
 
 def run(findings: Findings, deadline: float, device: str) -> None:
-    """Profiles each kernel that is not settled."""
-    if shutil.which("ncu") is None:
+    """Profiles each call of which a kernel is not settled."""
+    ncu = profiler()
+    if ncu is None:
         findings.add(Finding(STAGE, "ncu", SKIPPED, detail="ncu is not there"))
         return
     settled = findings.settled(STAGE)
-    for kernel, method, form, count in PROFILED:
-        if kernel not in settled and time.monotonic() < deadline - 5:
-            profile(findings, kernel, (method, form, count), deadline)
+    left = [each for each in PROFILED if not settled.issuperset(each[2])]
+    for number, (form, count, kernels) in enumerate(left):
+        if time.monotonic() < deadline - 5:
+            seconds = (deadline - time.monotonic()) / (len(left) - number)
+            profile(findings, ncu, form, count, kernels, seconds)
 
 
-def profile(findings: Findings, kernel: str, call: tuple[str, str, int], deadline: float) -> None:
-    """One kernel. The clocks stay as they are."""
-    folder = findings.path.parent
-    report = folder / f".ncu-{kernel}.csv"
-    method, form, count = call
-    command = [
-        *("ncu", "--clock-control", "none", "--csv", "--log-file", str(report), "--metrics", ",".join(METRICS)),
-        *("--kernel-name", kernel, "--launch-skip", "1", "--launch-count", "1"),
-        *(sys.executable, "-m", "bench.gpu.profiled", method, form, str(count)),
-    ]
-    ended = run_command(command, deadline - time.monotonic(), folder / "gpu-stages.log")
-    facts = metrics_of(report)
-    report.unlink(missing_ok=True)
-    outcome = MEASURED if facts else ERROR
-    findings.add(Finding(STAGE, kernel, outcome, ended.seconds, ended.detail, {"N": count, **facts} if facts else {}))
+def profiler() -> str | None:
+    """Where ncu is: on the path, or where its installer puts it."""
+    installed = sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*")), reverse=True)
+    folders = [os.environ.get("PATH", ""), "/usr/local/cuda/bin", *installed]
+    return shutil.which("ncu", path=os.pathsep.join(folders))
 
 
-def metrics_of(report: Path) -> dict[str, float]:
-    """The metrics in ncu's table, by their short names; none where there is no table."""
-    if not report.exists():
-        return {}
-    lines = [line for line in report.read_text().splitlines() if line.startswith('"')]
-    found = {}
+def profile(findings: Findings, ncu: str, form: str, count: int, kernels: Sequence[str], seconds: float) -> None:
+    """The kernels of one call. The clocks stay as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        command = [
+            *(ncu, "--clock-control", "none", "--csv", "--log-file", str(report), "--metrics", ",".join(METRICS)),
+            *("--profile-from-start", "off", "--kernel-name", f"regex:^({'|'.join(kernels)})$"),
+            *(sys.executable, "-m", "bench.gpu.profiled", form, str(count)),
+        ]
+        ended = run_command(command, seconds, findings.path.parent / "gpu-stages.log")
+        found = metrics_of(report)
+    for kernel in kernels:
+        facts = found.get(kernel, {})
+        outcome = MEASURED if facts else ended.outcome if ended.outcome in FAILURES else ERROR
+        detail = ended.detail if ended.detail or facts else "ncu has no counters of it"
+        findings.add(Finding(STAGE, kernel, outcome, ended.seconds, detail, {"N": count, **facts} if facts else {}))
+
+
+def metrics_of(report: Path) -> dict[str, dict[str, float]]:
+    """The metrics in ncu's table, by kernel and by their short names; none where there is no table."""
+    found: dict[str, dict[str, float]] = {}
+    lines = [line for line in report.read_text().splitlines() if line.startswith('"')] if report.exists() else []
     for row in csv.DictReader(lines):
         name, value = METRICS.get(row.get("Metric Name", "")), row.get("Metric Value", "").replace(",", "")
-        if name:
-            unit = {"us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6}.get(row.get("Metric Unit", ""), 1.0)
-            try:
-                found[name] = float(value) * unit
-            except ValueError:
-                continue
+        unit = {"us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6}.get(row.get("Metric Unit", ""), 1.0)
+        with contextlib.suppress(ValueError):
+            if name:
+                found.setdefault(row["Kernel Name"].partition("(")[0], {})[name] = float(value) * unit
     return found

@@ -1,4 +1,4 @@
-"""``python -m bench.gpu.profiled METHOD FORM N``: two calls, the second of which a profiler looks at."""
+"""``python -m bench.gpu.profiled FORM N``: calls of DivPrune, the last of which a profiler looks at."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from bench.gpu.calls import Call
 from bench.peers import OPERATOR
 
 
-def main(method: str, form: str, count: str) -> None:
+def main(form: str, count: str) -> None:
     """Makes the calls."""
     tokens = inputs.clustered(int(count), ks=(int(count) // 10,), depth=4_096)
-    call = Call(Case(tokens, method, torch.bfloat16), form)
+    call = Call(Case(tokens, "divprune", torch.bfloat16), form)
     given = task(call.case, "cuda")
     select = OPERATOR.prepare(given)
     with call.settings():
-        for _ in range(2):
-            select(given.x)
-    torch.cuda.synchronize()
+        select(given.x)
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        select(given.x)
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
 
 
 if __name__ == "__main__":

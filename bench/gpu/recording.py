@@ -7,12 +7,14 @@ it. Broken is a device whose errors stay: then this process ends, and the next o
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from bench.gpu.findings import ERROR, PASSED, SKIPPED, WRONG, Finding, Findings
+from bench.gpu.findings import ERROR, MEASURED, PASSED, SKIPPED, WRONG, Finding, Findings
+from bench.gpu.process import listen
 
 STAGE = "tests"
 FOLDER, WORKER, STARTED = "TOKENPRUNE_GPU_FOLDER", "TOKENPRUNE_GPU_WORKER", "TOKENPRUNE_GPU_STARTED"
@@ -32,7 +34,15 @@ FIRST = (
     "side_by_side",
 )
 LAST = ("torch_compile", "memory_is_linear", "beyond", "hostile")
-DEVICE_ERRORS = ("CUDA error", "illegal memory access", "device-side assert", "unspecified launch failure")
+DEVICE_ERRORS = (
+    "CUDA error",
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "misaligned address",
+)
+ASSERTIONS = ("assert", "AssertionError", "Failed")
+"""How a failure begins that is no error."""
 
 
 def rank(node: str) -> int:
@@ -50,7 +60,7 @@ class Recorder:
 
     Args:
         findings: where outcomes go.
-        started: a file that names the test that runs.
+        started: a file that names the test that runs, the kernel that it compiled last, and when it began or did so.
         worker: its number, and how many there are.
     """
 
@@ -58,8 +68,11 @@ class Recorder:
         self.findings, self.started, self.worker = findings, started, worker
         self.reports: list[pytest.TestReport] = []
 
+    @pytest.hookimpl(trylast=True)  # when the marks have deselected theirs
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         number, workers = self.worker
+        if number == 0:
+            self.findings.add(Finding(STAGE, "selected", MEASURED, facts={"tests": len(items)}))
         mine = sorted(items, key=lambda item: rank(item.nodeid))[number::workers]
         settled = self.findings.settled(STAGE)
         chosen = [item for item in mine if item.nodeid not in settled]
@@ -67,9 +80,19 @@ class Recorder:
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and self.worker[0] == 0:
+            self.findings.add(Finding(STAGE, report.nodeid, ERROR, detail=said(report.longreprtext)))
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.reports = []
-        self.started.write_text(f"{time.time()} {nodeid}")
+
+        def write(kernel: str) -> None:
+            self.started.write_text(f"{time.time()} {kernel} {nodeid}")
+
+        write("-")
+        if "triton" in sys.modules:
+            listen(write)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.reports.append(report)
@@ -77,22 +100,25 @@ class Recorder:
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         seconds = sum(report.duration for report in self.reports)
         failed = next((report for report in self.reports if report.failed), None)
-        detail = last_line(failed.longreprtext) if failed else ""
+        detail = said(failed.longreprtext) if failed else ""
         if failed:
             broken = any(words in failed.longreprtext for words in DEVICE_ERRORS)
-            outcome = ERROR if broken or failed.when != "call" else WRONG
+            asserted = failed.when == "call" and detail.startswith(ASSERTIONS)
+            outcome = WRONG if asserted and not broken else ERROR
         else:
             broken, outcome = False, SKIPPED if any(report.skipped for report in self.reports) else PASSED
         self.findings.add(Finding(STAGE, nodeid, outcome, seconds, detail))
         self.started.write_text("")
         if broken:
             os._exit(BROKEN)
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+            sys.modules["torch"].cuda.empty_cache()  # the workers share the memory
 
 
-def last_line(text: str) -> str:
-    """The line of a failure that says what is wrong."""
+def said(text: str) -> str:
+    """The lines of a failure that say what is wrong, in one."""
     lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-    return (lines[0] if lines else text.strip().rpartition("\n")[2])[:200]
+    return "; ".join(filter(None, lines or text.strip().splitlines()[-1:]))[:300]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench import files
 from bench.gpu import process, stages, summary
-from bench.gpu.findings import FAILURES, NOT_STARTED, Finding, Findings
+from bench.gpu.findings import ERROR, FAILURES, NOT_STARTED, Finding, Findings
 
 LOG = "gpu-stages.log"
 BUDGET_SECONDS = 480.0
@@ -40,7 +43,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         default=Path(os.environ.get("GPU_OUT") or files.RESULTS),
         help="of the results; by default GPU_OUT, or bench/results",
     )
-    parser.add_argument("--resume", action="store_true", help="try only what has not been tried")
+    parser.add_argument("--resume", action="store_true", help="leave out what has been tried and did not fail")
     parser.add_argument("--render", action="store_true", help="print the summary of the results that are there")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in Triton's interpreter")
     parser.add_argument("--stage", choices=stages.NAMES, help=argparse.SUPPRESS)
@@ -70,19 +73,26 @@ def run_stages(
         print(summary.of_stage(stage.name, findings), flush=True)
 
 
-def run_here(name: str, options: argparse.Namespace) -> int:
-    """Runs one stage in this process."""
-    module = importlib.import_module(f"bench.gpu.{name}_stage")
-    findings = Findings(options.out)
-    module.run(findings, options.deadline, options.device)
-    return 0
+def run_here(name: str, options: argparse.Namespace) -> NoReturn:
+    """Runs one stage in this process, and ends the process."""
+    code = 0
+    try:
+        module = importlib.import_module(f"bench.gpu.{name}_stage")
+        module.run(Findings(options.out), options.deadline, options.device)
+    except Exception as error:
+        traceback.print_exc()
+        Findings(options.out).add(Finding(name, "what ended it", ERROR, detail=files.described(error)))
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an orderly exit would wait for children, and a broken device may keep these from ending
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the stages; the exit code is 1 where one of them or of their findings failed, and 2 for a wrong name."""
     options = parsed(arguments)
     if options.stage:
-        return run_here(options.stage, options)
+        run_here(options.stage, options)
     findings = Findings(options.out)
     if options.render:
         print(summary.table(findings))
@@ -92,8 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"bench gpu: {error}")
         return 2
-    if not options.resume:
-        findings.forget([stage.name for stage in chosen])
+    findings.forget([stage.name for stage in chosen], FAILURES if options.resume else ())
     run_stages(chosen, findings, options.budget, ["--device", options.device])
     print(summary.table(findings))
     return 1 if any(finding.outcome in FAILURES for finding in findings.read()) else 0

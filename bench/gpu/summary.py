@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 
 from bench.gpu import stages
-from bench.gpu.findings import FAILURES, Finding, Findings
+from bench.gpu.findings import FAILURES, MEASURED, Finding, Findings
 
 LINES = 40
 """Of a screen."""
@@ -37,7 +37,7 @@ def _shown(value: object) -> str:
 
 
 def table(findings: Findings) -> str:
-    """All stages that were run: their failures first, then their facts, as many as fit the screen."""
+    """All stages that were run: their failures first, then what they measured, as much as fits the screen."""
     lines, facts = [], []
     for stage in stages.STAGES:
         found = findings.of(stage.name)
@@ -48,7 +48,8 @@ def table(findings: Findings) -> str:
         lines += [_line(finding) for finding in failed[:SHOWN_EACH]]
         if len(failed) > SHOWN_EACH:
             lines.append(f"    and {len(failed) - SHOWN_EACH} more")
-        facts += [_line(finding) for finding in found.values() if finding.facts and finding not in failed]
+        facts += [finding for finding in found.values() if finding.facts and finding not in failed]
     room = max(0, LINES - len(lines) - 1)
-    shown = facts[:room] if len(facts) <= room else [*facts[: room - 1], f"    and {len(facts) - room + 1} more"]
+    told = [_line(finding) for finding in sorted(facts, key=lambda finding: finding.outcome != MEASURED)]
+    shown = told[:room] if len(told) <= room else [*told[: room - 1], f"    and {len(told) - room + 1} more"]
     return "\n".join(["GPU stages", *lines, *shown]) if lines else "GPU stages: nothing was found yet"

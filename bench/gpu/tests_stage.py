@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,17 +14,20 @@ from pathlib import Path
 from bench.files import ROOT
 from bench.gpu import recording
 from bench.gpu.findings import CRASHED, ERROR, NOT_STARTED, TIMED_OUT, Finding, Findings
-from bench.gpu.process import UNKILLABLE_SECONDS, run_command
+from bench.gpu.process import kill, run_command
 
 STAGE = recording.STAGE
 EACH_SECONDS = 40.0
-"""A test may compile several kernels."""
+"""From the start of a test, or from the last kernel that it compiled."""
+
+STACK_SECONDS = 30.0
+"""After this long, a test writes its stack to the log."""
 
 BUILD_SECONDS = 90.0
 START_SECONDS = 60.0
 """From the start of a worker to its first test."""
 
-WORKERS = 4
+WORKERS = 8
 """Processes that share the device, because compiling takes longer than running. A kernel that hangs in one of them
 slows down the others until it is killed.
 """
@@ -37,10 +41,18 @@ MOST_RESTARTS = 12
 def run(findings: Findings, deadline: float, device: str) -> None:
     """Builds the extension, which some tests compare with, then runs the tests that are not settled."""
     log = findings.path.parent / "gpu-stages.log"
-    seconds = min(BUILD_SECONDS, (deadline - time.monotonic()) / 2)
-    built = run_command([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], seconds, log)
-    findings.add(Finding(STAGE, "build of the CPU extension", built.outcome, built.seconds, built.detail))
+    if not is_built(ROOT):
+        seconds = min(BUILD_SECONDS, (deadline - time.monotonic()) / 2)
+        built = run_command([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], seconds, log)
+        findings.add(Finding(STAGE, "build of the CPU extension", built.outcome, built.seconds, built.detail))
     run_tests(findings, SELECTION, deadline, log)
+
+
+def is_built(root: Path) -> bool:
+    """Whether the CPU extension is there, and no older than what it is made from: it may have been carried along."""
+    extension = root / "tokenprune_kernels" / "_C.abi3.so"
+    sources = [root / "setup.py", root / "tokenprune_kernels" / "declaration.py", *(root / "csrc").rglob("*.*")]
+    return extension.exists() and all(each.stat().st_mtime <= extension.stat().st_mtime for each in sources)
 
 
 def run_tests(
@@ -54,9 +66,12 @@ def run_tests(
     root: Path = ROOT,
 ) -> None:
     """Runs the selected tests in workers, each of which is started again behind a test that ended it."""
-    team = [Worker(findings, selection, log, number, workers, seconds, root) for number in range(workers)]
     findings.path.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with log.open("ab") as output, tempfile.TemporaryDirectory() as folder:
+        team = [
+            Worker(findings, selection, Path(folder) / str(number), number, workers, seconds, root)
+            for number in range(workers)
+        ]
         for worker in team:
             worker.start(output)
         while any(worker.process for worker in team):
@@ -67,8 +82,6 @@ def run_tests(
             for worker in team:
                 worker.watch(output)
             time.sleep(POLL_SECONDS)
-    for worker in team:
-        worker.started_file.unlink(missing_ok=True)
 
 
 @dataclass
@@ -77,7 +90,7 @@ class Worker:
 
     findings: Findings
     selection: Sequence[str]
-    log: Path
+    started_file: Path
     number: int
     workers: int
     seconds: float
@@ -86,21 +99,21 @@ class Worker:
     restarts: int = 0
     born: float = field(default=0.0)
 
-    @property
-    def started_file(self) -> Path:
-        return self.findings.path.parent / f".gpu-test-{self.number}"
-
     def start(self, output: object) -> None:
         """Starts the process, in the group of this one, so that both are killed together."""
         environment = {
             recording.FOLDER: str(self.findings.path.parent.resolve()),
             recording.WORKER: f"{self.number}/{self.workers}",
-            recording.STARTED: str(self.started_file.resolve()),
+            recording.STARTED: str(self.started_file),
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.workers)),
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         self.started_file.write_text("")
         self.born = time.time()
         options = ("-p", "bench.gpu.recording", "-q", "--tb=short", "-p", "no:cacheprovider")
+        options += ("-o", f"faulthandler_timeout={min(STACK_SECONDS, self.seconds / 2)}")
+        # A file that cannot be imported there, and plugins that the tests do without, cost no other test.
+        options += ("--continue-on-collection-errors", "-o", "addopts=")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *self.selection],
             stdout=output,  # type: ignore[call-overload]
@@ -109,25 +122,30 @@ class Worker:
             env={**os.environ, **environment},
         )
 
-    def running(self) -> tuple[float, str]:
-        """Since when the current test runs, and its name; the start of the process between tests."""
-        since, _, name = self.started_file.read_text().partition(" ")
-        return (float(since), name) if name else (self.born, "")
+    def running(self) -> tuple[float, str, str]:
+        """Since when the current test runs or has its last kernel, its name, and that kernel, in words.
+
+        Between tests, the start of the process, and nothing.
+        """
+        since, kernel, name = [*self.started_file.read_text().split(" ", 2), "", ""][:3]
+        if not name:
+            return self.born, "", ""
+        return float(since), name, "" if kernel == "-" else f", last kernel {kernel}"
 
     def watch(self, output: object) -> None:
         """Kills a process whose test takes too long, and starts another where one ended in the middle."""
         if self.process is None:
             return
-        code, (since, name) = self.process.poll(), self.running()
+        code, (since, name, kernel) = self.process.poll(), self.running()
         limit = self.seconds if name else START_SECONDS
         if code is None:
             if not name:
                 since = max(since, self.started_file.stat().st_mtime)
             if time.time() - since < limit:
                 return
-            self.stop(TIMED_OUT, f"killed after {limit:.0f} s")
+            self.stop(TIMED_OUT, f"killed after {limit:.0f} s{kernel}")
         elif name:
-            detail = f"signal {-code}" if code < 0 else f"exit code {code}"
+            detail = f"{f'signal {-code}' if code < 0 else f'exit code {code}'}{kernel}"
             self.findings.add(Finding(STAGE, name, CRASHED, time.time() - since, detail))
         elif code in (0, 1, 5):  # all is well, tests failed, or there are none left
             self.process = None
@@ -145,11 +163,8 @@ class Worker:
         """Kills the process and settles its test."""
         if self.process is None:
             return
-        since, name = self.running()
-        self.process.kill()
-        try:
-            self.process.wait(UNKILLABLE_SECONDS)
-        except subprocess.TimeoutExpired:
+        since, name, _ = self.running()
+        if not kill(self.process):
             detail = f"{detail}, and does not end"
         self.process = None
         self.findings.add(Finding(STAGE, name or f"worker {self.number}", outcome, time.time() - since, detail))

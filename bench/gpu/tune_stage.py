@@ -5,11 +5,13 @@ Each is tried in a process of its own. They compile side by side, and are timed 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ STAGE = "tune"
 EACH_SECONDS = 40.0
 SECONDS = 0.15
 """How long one configuration is timed."""
+
+ALONE_SECONDS = 10
+"""How long a trial may keep the others from being timed: a kernel that hangs then is ended, and named by SIGALRM."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,21 @@ def measure(trial: Trial, lock: Path) -> dict[str, Any]:
         expected = [select(given.x)]
         trial.use()
         select(given.x)  # compiles
-        with lock.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with alone(lock):
             results, milliseconds = Cuda().time(select, given.x, GRAPH, SECONDS)
     if not all(judge.same([result], expected) for result in results):
         raise WrongResultError("the picks are not those of the table's own row")
     return {"microseconds": 1e3 * Times.of(milliseconds).median}
+
+
+@contextlib.contextmanager
+def alone(lock: Path, seconds: int = ALONE_SECONDS) -> Iterator[None]:
+    """Waits until no other trial is timed. This one has so long, and is then ended."""
+    with lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        signal.alarm(seconds)
+        yield
+        signal.alarm(0)
 
 
 def proposals(findings: Findings) -> list[Finding]:

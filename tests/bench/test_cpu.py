@@ -133,6 +133,24 @@ def test_a_part_of_a_run_is_not_written(small, options, capsys):
     assert ("divprune 64" in printed.err.replace("9 clusters", "64")) == ("--only" not in options)
 
 
+def test_a_run_goes_on_behind_what_an_earlier_one_began(small, tmp_path, monkeypatch):
+    saved, alarms = [], []
+    monkeypatch.setattr(files, "write", lambda name, result, folder=None: saved.append(json.loads(json.dumps(result))))
+    monkeypatch.setattr(run.signal, "alarm", alarms.append)
+    assert run.main("cpu", ["--results", str(tmp_path)]) == 0
+    first = str(Clock().cases(False)[0])
+    begun = saved[0]
+    assert (begun["rows"], begun["begun"]) == ([], [first])  # what a kernel that never returns leaves
+    assert "begun" not in saved[-1]
+    assert run.CASE_SECONDS in alarms
+    assert alarms[-1] == 0
+    (tmp_path / "begun").write_text(json.dumps(begun))
+    saved.clear()
+    assert run.main("cpu", ["--results", str(tmp_path), "--resume", str(tmp_path / "begun")]) == 0
+    assert {each["method"] for each in saved[-1]["rows"]} == {"idpruner"}
+    assert saved[-1]["machine"] == begun["machine"]
+
+
 def test_an_operator_without_a_time_is_an_error(small, monkeypatch):
     assert run.main("cpu", ["--quick", "--budget", "0"]) == 0  # nothing has started
     monkeypatch.setattr(Clock, "time", lambda *given, **options: ([torch.zeros(4, dtype=torch.int64)], [1.0]))

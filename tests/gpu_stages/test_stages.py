@@ -11,6 +11,7 @@ from bench.gpu import run, stages, summary
 from bench.gpu.findings import FILE, Finding, Findings
 from bench.gpu.process import run_command
 from bench.gpu.stages import STAGES, limits, named
+from tests.gpu_stages.common import assert_has_ended
 
 # What the fake stages do, in a process without torch: a crash, a hang, an error, and one that finds something first.
 FIND = """
@@ -54,10 +55,10 @@ def outcomes(findings, stage):
 )
 def test_a_stage_that_ends_badly_leaves_its_findings_and_the_later_stages(tmp_path, ends, expected):
     findings = Findings(tmp_path)
-    first, second = (stages.Stage(name, 1, most, "") for name, most in (("contact", 1), ("tests", 20)))
+    first, second = (stages.Stage(name, 1, most, "") for name, most in (("contact", 5), ("tests", 20)))
     start = time.monotonic()
-    run.run_stages([first, second], findings, 30, command=fake({"contact": ends}))
-    assert time.monotonic() - start < 10
+    run.run_stages([first, second], findings, 60, command=fake({"contact": ends}))
+    assert time.monotonic() - start < 15
     assert outcomes(findings, "contact") == {"found": "passed", "": expected}
     assert outcomes(findings, "tests") == {"found": "passed", "": "passed"}
     printed = summary.table(findings)
@@ -122,9 +123,13 @@ def test_a_visit_that_goes_on_keeps_what_was_found(tmp_path, monkeypatch):
     for stage in ("contact", "bits"):
         findings.add(Finding(stage, "a", "passed"))
         findings.add(Finding(stage, "b", "not started"))
+        findings.add(Finding(stage, "c", "timed out"))
+    assert findings.settled("bits") == {"a", "c"}
+    run.main(["--resume", "--stages", "bits", "--out", str(tmp_path)])
+    # What failed may have been mended.
     assert findings.settled("bits") == {"a"}
+    assert findings.settled("contact") == {"a", "c"}
     run.main(["--resume", "--out", str(tmp_path)])
-    assert findings.settled("bits") == {"a"}
     run.main(["--stages", "bits", "--out", str(tmp_path)])
     assert findings.settled("bits") == set()
     assert findings.settled("contact") == {"a"}
@@ -138,6 +143,14 @@ def test_a_line_cut_short_costs_itself_alone(tmp_path):
     findings.add(Finding("bits", "b", "wrong"))
     findings.add(Finding("bits", "a", "error"))
     assert outcomes(findings, "bits") == {"a": "error", "b": "wrong"}
+
+
+def test_the_summary_shows_times_before_what_else_is_known(tmp_path):
+    findings = Findings(tmp_path)
+    for number in range(summary.LINES):
+        findings.add(Finding("contact", f"call {number}", "passed", facts={"greedy_kernel": "64 registers"}))
+    findings.add(Finding("speed", "divprune", "measured", facts={"microseconds": 24.0}))
+    assert summary.table(findings).splitlines()[3] == "    divprune: measured, microseconds 24"
 
 
 def test_the_summary_fits_a_screen(tmp_path):
@@ -154,11 +167,42 @@ def test_the_summary_fits_a_screen(tmp_path):
     assert sum(f" and {25 - summary.SHOWN_EACH} more" in line for line in lines) == len(STAGES)
 
 
+@pytest.mark.parametrize("ends", ["time.sleep(60)", "pass"])
+def test_what_a_command_started_ends_with_it(tmp_path, ends):
+    started = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, time\n"
+        f"process = subprocess.Popen(['sleep', '60'], start_new_session={ends != 'pass'})\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(process.pid))\n{ends}"
+    )
+    run_command([sys.executable, "-c", code], 1, tmp_path / "log")
+    assert_has_ended(int(started.read_text()))
+
+
+def test_a_stage_does_not_wait_for_a_child_that_never_ends(tmp_path, monkeypatch):
+    code = (
+        "import multiprocessing, sys, time, types\n"
+        "from bench.gpu import run, contact_stage\n"
+        "def leave_a_child(*given):\n"
+        "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()\n"
+        f"    {{}}\n"
+        "contact_stage.run = leave_a_child\n"
+        f"run.main(['--stage', 'contact', '--out', {str(tmp_path)!r}])\n"
+    )
+    for ends, outcome in (("pass", "passed"), ("raise RuntimeError('no')", "error")):
+        ended = run_command([sys.executable, "-c", code.format(ends)], 20, tmp_path / "log")
+        assert ended.outcome == outcome
+    assert "RuntimeError: no" in (tmp_path / "log").read_text()
+    assert Findings(tmp_path).of("contact")["what ended it"].detail == "RuntimeError: no"
+
+
 def test_a_command_that_is_not_there_is_an_error(tmp_path):
     assert run_command(["no-such-command"], 1, tmp_path / "log").outcome == "error"
 
 
 def test_output_is_kept_of_a_command_that_is_killed(tmp_path):
     command = [sys.executable, "-c", "import time; print('said', flush=True); time.sleep(60)"]
-    assert run_command(command, 1, tmp_path / "log").outcome == "timed out"
+    ended = run_command(command, 2, tmp_path / "log")
+    assert ended.outcome == "timed out"
+    assert 2 <= ended.seconds < 10
     assert (tmp_path / "log").read_text() == "said\n"

@@ -28,11 +28,6 @@ PACKAGE = ROOT / "tokenprune_kernels"
 NAME = "tokenprune-kernels"
 VERSION = 0  # of the kernel: the API may still change
 LICENSE = "Apache-2.0"
-# What imports the standard library, torch and Triton alone.
-MODULES = (
-    *("calls", "checks", "declaration", "dispatch", "kept_tokens", "methods", "operator_docs", "registration"),
-    *("selectors", "torch_release", "version"),
-)
 NAMESPACE_LINE = 'NAMESPACE = "tokenprune"\n'
 BACKENDS = ("cpu", "cuda")
 
@@ -72,11 +67,11 @@ def project(folder: Path, backend: str, identifier: str) -> None:
     """The sources of one backend."""
     python = folder / "torch-ext" / NAME.replace("-", "_")
     python.mkdir(parents=True)
-    for name in MODULES:
-        shutil.copy(PACKAGE / f"{name}.py", python)
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("backends", "verify"):
-        shutil.copytree(PACKAGE / name, python / name, ignore=ignored)
+    for path in modules():
+        target = python / path.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copy(PACKAGE / "verify" / "CONTRACT.md", python / "verify")
     (python / "__init__.py").write_text(_public_module())
     declaration = (python / "declaration.py").read_text()
     if NAMESPACE_LINE not in declaration:
@@ -85,6 +80,35 @@ def project(folder: Path, backend: str, identifier: str) -> None:
     if backend == "cpu":
         shutil.copytree(ROOT / "csrc", folder / "csrc")
     shutil.copy(ROOT / "LICENSE", folder)
+
+
+def modules() -> list[Path]:
+    """The backends, what the package's __init__.py and the judge import, and what these import in turn."""
+    init = PACKAGE / "__init__.py"
+    found, waiting = {init}, [init, PACKAGE / "verify" / "__init__.py", *(PACKAGE / "backends").rglob("*.py")]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        waiting += [each for each in _imported(path) if each not in found]
+    return sorted(found - {init})
+
+
+def _imported(path: Path) -> list[Path]:
+    """The modules that a module imports by a relative path, also where that happens at the first use."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    names: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in for_types:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names += [base, *(base / alias.name for alias in node.names)]
+    files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
+    return [file for file in files if file.exists() and file != PACKAGE / "__init__.py"]
 
 
 def write_variant(variant: Path, sources: Path, backend: str, identifier: str) -> None:
@@ -146,7 +170,8 @@ def _public_module() -> str:
             continue
         kept.append(ast.unparse(node))
     kept[0] = f'"""{ast.get_docstring(tree).splitlines()[0]}"""'
-    public = sorted({*names, "verify"} - {"torch_release", "__version__"})
+    modules_of_our_own = {name for name in names if (PACKAGE / f"{name}.py").exists()}
+    public = sorted({*names, "verify"} - modules_of_our_own - {"__version__"})
     return "\n".join([*kept, "from . import verify", f"__all__ = {public!r}", ""])
 
 

@@ -29,16 +29,21 @@ class Progress:
 
     def step(self, what: str) -> None:
         """Says what is done next, after as many steps as there were calls before."""
-        self._draw(what)
+        self._draw(what, self._done + 1)
         self._done += 1
 
-    def _draw(self, what: str) -> None:
+    def reach(self, done: int, what: str) -> None:
+        """Says how much is done, and what is done next."""
+        self._done = done
+        self._draw(what, done)
+
+    def _draw(self, what: str, number: int) -> None:
         terminal, now = self._stream.isatty(), perf_counter()
         if now < self._next and (terminal or not self._lines):
             return
         if not terminal:
             self._next = now + _PAUSE
-            print(f"{self._done + 1}/{self._total} {what}", file=self._stream, flush=True)
+            print(f"{number}/{self._total} {what}", file=self._stream, flush=True)
             return
         filled = _WIDTH * self._done // max(1, self._total)
         line = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {self._done}/{self._total} {what}"

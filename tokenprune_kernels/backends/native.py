@@ -52,11 +52,28 @@ def _hand_over_python(library: ctypes.CDLL) -> None:
     functions = (
         python.PyThread_get_thread_ident,
         python.PyGILState_Ensure,
-        python.PyErr_CheckSignals,
         python.PyGILState_Release,
+        python.PyErr_CheckSignals,
+        python.PyErr_Fetch,
+        python.PyErr_NormalizeException,
+        python.PyException_SetTraceback,
+        python.Py_DecRef,
     )
     addresses = (ctypes.cast(function, ctypes.c_void_p) for function in functions)
-    library.tokenprune_check_signals(*addresses, ctypes.c_ulong(threading.main_thread().ident or 0))
+    table = (ctypes.c_void_p * len(functions))(*addresses)
+    library.tokenprune_check_signals(table, ctypes.c_ulong(threading.main_thread().ident or 0))
+
+
+def _raised_by_a_handler() -> BaseException | None:
+    """What a signal handler raised in the selection that has just failed, KeyboardInterrupt above all."""
+    take = ctypes.PyDLL(str(_PATH)).tokenprune_take_exception
+    take.restype = ctypes.c_void_p
+    address = take()
+    if address is None:
+        return None
+    exception: BaseException = ctypes.cast(address, ctypes.py_object).value
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(exception))  # the reference that the library had
+    return exception
 
 
 _namespace, _reason = _load()
@@ -90,34 +107,33 @@ def unavailable(device_type: str) -> str | None:
 @functools.cache
 def operator(name: str, overload: str) -> Callable[..., Any]:
     """The compiled form of an operator."""
-    compiled = _overload(name, overload)
+    return functools.partial(_call, name, _overload(name, overload))
 
-    def call(*arguments: Any) -> Any:
-        try:
-            return compiled(*arguments)
-        except RuntimeError as error:
-            if error.__cause__ is not None:  # what a signal handler has raised, KeyboardInterrupt above all
-                raise error.__cause__ from None
-            if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
-                raise ValueError(str(error)) from None
-            raise
 
-    return call
+def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return compiled(*arguments)
+    except RuntimeError as error:
+        if (raised := _raised_by_a_handler()) is not None:
+            raise raised from None
+        if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
+            raise ValueError(str(error)) from None
+        raise
 
 
 def reciprocal_norms(x: Tensor) -> Tensor:
     """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
-    return getattr(torch.ops, _namespace)._reciprocal_norms(x)
+    return _call("_reciprocal_norms", _overload("_reciprocal_norms", "default"), x)
 
 
 def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
     """The similarities of the rows of x to those of y, given their reciprocal norms: float32 ``[N of x, N of y]``."""
-    return getattr(torch.ops, _namespace)._similarities(x, norms_x, y, norms_y)
+    return _call("_similarities", _overload("_similarities", "default"), x, norms_x, y, norms_y)
 
 
 def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
-    return getattr(torch.ops, _namespace)._outliers(x, count)
+    return _call("_outliers", _overload("_outliers", "default"), x, count)
 
 
 def _overload(name: str, overload: str) -> Any:

@@ -3,6 +3,7 @@
 The result is that of one process that has all rows, those of rank 0 first, then those of rank 1, and so on.
 """
 
-from .selectors import Selection, divprune, idpruner, mmr
+from .selection import Selection
+from .selectors import divprune, idpruner, mmr
 
 __all__ = ["Selection", "divprune", "idpruner", "mmr"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from ..arguments import check_tensor, exact_integer, number
 from ..checks import check_dense
@@ -15,17 +13,17 @@ from .exchange import Exchange
 
 
 def agree(
-    exchange: Exchange, name: str, x: Tensor, k: Any, lam: Any, weights: Mapping[str, Any]
+    exchange: Exchange, name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any] | None = None
 ) -> tuple[int, float, list[int]]:
     """Checks the arguments of all ranks. Returns k and lam as numbers, and how many rows each rank has.
 
     Args:
         exchange: of the selection.
         name: of the method.
-        x: the rows of this rank, ``[n, D]``.
+        parts: the rows of this rank, one or several tensors ``[n, D]`` of one D and dtype.
         k: how many rows to keep of all ranks.
         lam: 0 where the method has none.
-        weights: ``relevance`` or ``importance`` of this rank's rows, by name.
+        weights: of the rows of the only tensor, by name.
 
     Raises:
         TypeError: on this rank, for its own arguments.
@@ -35,7 +33,7 @@ def agree(
     mine: Exception | None = None
     facts: dict[str, Any] = {}
     try:
-        facts = _facts(name, x, k, lam, weights)
+        facts = _facts(name, parts, k, lam, weights or {})
     except (TypeError, ValueError, RuntimeError) as error:
         mine = error
         facts = {"refused": str(error)[:200]}
@@ -58,7 +56,8 @@ def agree(
     return k, float(facts["lam"]), rows
 
 
-def _facts(name: str, x: Tensor, k: Any, lam: Any, weights: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any]) -> dict[str, Any]:
+    x = parts[0]
     for argument, tensor in {"x_local": x, **weights}.items():
         check_tensor(name, argument, tensor)
     k, lam = exact_integer(name, "k", k), number(name, "lam", lam)
@@ -80,5 +79,5 @@ def _facts(name: str, x: Tensor, k: Any, lam: Any, weights: Mapping[str, Any]) -
         # Similarities of other instruction sets differ in their last bits.
         "instruction set": native["isa_by_dtype"][str(x.dtype).removeprefix("torch.")],
         "release of this package": __version__,
-        "rows": x.shape[0],
+        "rows": sum(len(part) for part in parts),
     }

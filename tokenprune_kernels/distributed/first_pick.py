@@ -6,26 +6,24 @@ import torch
 from torch import Tensor
 
 from .exchange import Exchange
-from .shard import NO_KEY, Key, Rows, Shard
+from .messages import Key, Rows
+from .shard import Shard
 
 _OUTLIERS = 16
 
 
-def largest_weight(shard: Shard, exchange: Exchange, relevance: Tensor) -> tuple[Key, Rows] | None:
-    """The finite row with the largest relevance, in one collective; None if no row is finite."""
+def largest_weight(shard: Shard, exchange: Exchange, relevance: Tensor) -> tuple[float, Rows] | None:
+    """The finite row with the largest relevance and this, in one collective; None if no row is finite."""
     weight = torch.where(shard.finite, relevance, -torch.inf)
-    best = weight.argmax().reshape(1) if bool(shard.finite.any()) else weight.new_empty(0, dtype=torch.int64)
+    best = weight.argmax().reshape(1) if bool(shard.finite.any()) else torch.empty(0, dtype=torch.int64)
     values = torch.stack([shard.norms[best], weight[best]], dim=1)
-    mine = Rows(shard.first + best, values, shard.x[best], [NO_KEY])
-    rows = Rows.unpacked(exchange.gather(mine.packed(1)), 1, 2, shard.x)
-    if len(rows.index) == 0:
-        return None
-    place = int(rows.values[:, 1].argmax())  # the first of equals, and indices ascend
-    return Key(float(rows.values[place, 1]), int(rows.index[place])), _one(rows, place)
+    mine = Rows(shard.first + best, values, shard.rows(best), [Key.none()])
+    rows = Rows.unpacked(exchange.gather(mine.packed(1)), 1, 2, mine.x)
+    return _best(rows, rows.values[:, 1]) if len(rows) else None
 
 
-def top_outlier(shard: Shard, exchange: Exchange) -> tuple[Key, Rows] | None:
-    """The finite row whose nearest other finite row, on any rank, is farthest; None if no row is finite.
+def top_outlier(shard: Shard, exchange: Exchange) -> tuple[float, Rows] | None:
+    """The finite row whose nearest other finite row, on any rank, is farthest, and how far; None if no row is finite.
 
     More rows only bring a row's nearest one closer, so its distance on its own rank is an upper bound. Each rank
     proposes its top outliers. Their scores become exact when every rank has compared them with its rows. The best of
@@ -33,35 +31,35 @@ def top_outlier(shard: Shard, exchange: Exchange) -> tuple[Key, Rows] | None:
     there are twice as many proposals.
     """
     wanted = _OUTLIERS
+    parts = int(exchange.maximum(torch.tensor([shard.parts])))
     while True:
-        positions, scores = shard.outliers(wanted)
-        complete = len(positions) < wanted or len(positions) == int(shard.finite.sum())
-        outside = NO_KEY if complete else Key(float(scores[-1]), shard.first + int(positions[-1]))
+        positions, scores, outside = shard.outliers(wanted)
         values = torch.stack([shard.norms[positions], scores], dim=1)
-        mine = Rows(shard.first + positions, values, shard.x[positions], [outside])
-        rows = Rows.unpacked(exchange.gather(mine.packed(wanted)), wanted, 2, shard.x)
-        if len(rows.index) == 0:
+        mine = Rows(shard.first + positions, values, shard.rows(positions), [outside])
+        rows = Rows.unpacked(exchange.gather(mine.packed(parts * wanted)), parts * wanted, 2, mine.x)
+        if len(rows) == 0:
             return None
         exact = 1.0 - exchange.maximum(_nearest(shard, rows))
-        place = int(exact.argmax())
-        key = Key(float(exact[place]), int(rows.index[place]))
-        if not any(other.comes_before(key) for other in rows.outside):
-            return key, _one(rows, place)
+        distance, best = _best(rows, exact)
+        if not any(key < Key(distance, int(best.index)) for key in rows.outside):
+            return distance, best
         wanted *= 2
 
 
 def _nearest(shard: Shard, rows: Rows) -> Tensor:
     """The largest similarity of each of the rows to another finite row of this rank, -inf where there is none."""
-    if len(shard) == 0:
-        return rows.values.new_full((len(rows.index),), -torch.inf)
-    similarities = shard.similarities_of(rows.x, rows.values[:, 0].contiguous())
-    similarities[~shard.finite] = -torch.inf
-    for place, index in enumerate(rows.index.tolist()):
-        position = shard.position(index)
-        if position is not None:
-            similarities[position, place] = -torch.inf
-    return similarities.amax(dim=0)
+    nearest = torch.full((len(rows),), -torch.inf)
+    own = [(place, shard.position(index)) for place, index in enumerate(rows.index.tolist())]
+    for positions, similarities in shard.similarities_of_all(rows.x, rows.norms):
+        similarities[~shard.finite[positions]] = -torch.inf
+        for place, position in own:
+            if position is not None and positions.start <= position < positions.stop:
+                similarities[position - positions.start, place] = -torch.inf
+        nearest = torch.maximum(nearest, similarities.amax(dim=0))
+    return nearest
 
 
-def _one(rows: Rows, place: int) -> Rows:
-    return Rows(rows.index[place : place + 1], rows.values[place : place + 1], rows.x[place : place + 1], ())
+def _best(rows: Rows, scores: Tensor) -> tuple[float, Rows]:
+    """The row with the highest score and this: the first of equals, and indices ascend."""
+    place = scores.argmax().reshape(1)
+    return float(scores[place]), rows.at(place)

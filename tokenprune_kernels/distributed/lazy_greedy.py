@@ -8,13 +8,15 @@ for as long as the best of them comes before what any rank has outside. All rank
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from ..backends import native
 from .exchange import Exchange
-from .shard import NO_KEY, Key, Rows, Shard
+from .messages import Key, Rows
+from .shard import Shard
 
 ScoresOf = Callable[[Tensor, Tensor], Tensor]
 """From each row's largest similarity to a pick, and its relevance, to its score."""
@@ -38,53 +40,55 @@ class LazyGreedy:
     """
 
     def __init__(self, shard: Shard, exchange: Exchange, scores_of: ScoresOf, relevance: Tensor, k: int) -> None:
-        n, device = len(shard), shard.x.device
+        n = len(shard)
         self._shard, self._exchange, self._scores_of, self._relevance = shard, exchange, scores_of, relevance
         self._candidates = candidates_of_a_round(k, exchange.size)
-        self._maximum = torch.full((n,), -torch.inf, device=device)
-        self._seen = torch.zeros(n, dtype=torch.int64, device=device)
-        self._bounds = torch.full((n,), -torch.inf, device=device)  # -inf of rows that cannot be picked
-        self._x = shard.x.new_empty((k, shard.x.shape[1]))
-        self._norms = torch.empty(k, device=device)
-        self.index = torch.empty(k, dtype=torch.int64, device=device)
-        self.scores = torch.empty(k, device=device)
+        self._maximum = torch.full((n,), -torch.inf)
+        self._seen = torch.zeros(n, dtype=torch.int64)
+        self._bounds = torch.full((n,), -torch.inf)  # -inf of rows that cannot be picked
+        self._x = shard.empty(k)
+        self._norms = torch.empty(k)
+        self.index = torch.empty(k, dtype=torch.int64)
+        self.scores = torch.empty(k)
         self.count = 0
 
-    def run(self, first: tuple[Key, Rows] | None) -> None:
-        """Makes all picks."""
-        k = len(self.index)
-        if first is not None and k > 0:
-            key, row = first
-            self._append(row, torch.tensor([key.score]))
+    def rounds(self, picked: Rows, scores: Tensor) -> Iterator[None]:
+        """Makes all picks behind those that are picked already, and yields after each round.
+
+        Args:
+            picked: the first picks, finite ones: none if no row is finite.
+            scores: with which they were picked, float32.
+        """
+        self._append(picked, scores)
+        if self.count:
             self._start()
-            while self.count < k and self._round():
-                pass
-        if self.count < k:
+            while self.count < len(self.index) and self._round():
+                yield
+        if self.count < len(self.index):
             self._pick_non_finite()
+            yield
 
     def _start(self) -> None:
         """Updates every row with the first pick, whose own score bounds no later one."""
         shard = self._shard
-        if len(shard):
-            self._maximum = shard.similarities_of(self._x[:1], self._norms[:1]).squeeze(1)
+        for positions, similarities in shard.similarities_of_all(self._x[:1], self._norms[:1]):
+            self._maximum[positions] = similarities.squeeze(1)
         self._seen += 1
         scores = self._scores_of(self._maximum, self._relevance)
         self._bounds = torch.where(shard.finite, scores, -torch.inf)
-        self._forget(self.index[:1])
+        position = self.index[: self.count] - shard.first
+        self._bounds[position[(position >= 0) & (position < len(shard))]] = -torch.inf
 
     def _round(self) -> bool:
         """Picks at least one row. Returns False if no rank has one left."""
-        columns = 3
         mine = self._propose()
         messages = self._exchange.gather(mine.packed(self._candidates))
-        rows = Rows.unpacked(messages, self._candidates, columns, self._shard.x)
-        if len(rows.index) == 0:
+        rows = Rows.unpacked(messages, self._candidates, mine.values.shape[1], mine.x)
+        if len(rows) == 0:
             return False
-        norms, maximum, relevance = (column.contiguous() for column in rows.values.unbind(dim=1))
-        outside = NO_KEY
-        for key in rows.outside:
-            outside = key if key.comes_before(outside) else outside
-        similarities = self._shard.among(rows.x, norms)
+        _, maximum, relevance = (column.contiguous() for column in rows.values.unbind(dim=1))
+        outside = min(rows.outside)
+        similarities = native.similarities(rows.x, rows.norms, rows.x, rows.norms)
         scores = self._scores_of(maximum, relevance)
         picked: list[int] = []
         won: list[float] = []
@@ -92,7 +96,7 @@ class LazyGreedy:
         while self.count + len(picked) < len(self.index):
             best, place = available.max(dim=0)  # the first of equals, and indices ascend
             key = Key(float(best), int(rows.index[place]))
-            if best == -torch.inf or not key.comes_before(outside):
+            if best == -torch.inf or not key < outside:
                 break
             picked.append(int(place))
             won.append(key.score)
@@ -100,9 +104,7 @@ class LazyGreedy:
             scores = self._scores_of(maximum, relevance)
             available = torch.where(available == -torch.inf, available, scores)
             available[place] = -torch.inf
-        places = torch.tensor(picked, dtype=torch.int64, device=rows.index.device)
-        chosen = Rows(rows.index[places], rows.values[places], rows.x[places], ())
-        self._append(chosen, torch.tensor(won))
+        self._append(rows.at(torch.tensor(picked, dtype=torch.int64)), torch.tensor(won))
         self._learn(rows.index, maximum, available)
         return True
 
@@ -111,22 +113,21 @@ class LazyGreedy:
         shard = self._shard
         frontier_size = _FRONTIER * self._candidates
         while True:
-            frontier, outside = self._best(torch.arange(len(shard), device=shard.x.device), frontier_size)
+            frontier, outside = self._best(torch.arange(len(shard)), frontier_size)
             live = self._refresh(frontier, outside)
-            if len(live) or outside == NO_KEY:
+            if len(live) or outside == Key.none():
                 break
             frontier_size *= 2  # the picks lowered most scores
         chosen, best_left = self._best(live, self._candidates)
-        outside = best_left if best_left.comes_before(outside) else outside
         values = torch.stack([shard.norms[chosen], self._maximum[chosen], self._relevance[chosen]], dim=1)
-        return Rows(shard.first + chosen, values, shard.x[chosen], [outside])
+        return Rows(shard.first + chosen, values, shard.rows(chosen), [min(outside, best_left)])
 
     def _best(self, positions: Tensor, count: int) -> tuple[Tensor, Key]:
         """The positions with the best upper bounds, of the rows that can be picked, and the best key of the rest."""
         bounds = self._bounds[positions]
         positions = positions[bounds > -torch.inf]
         if len(positions) <= count:
-            return positions, NO_KEY
+            return positions, Key.none()
         bounds = self._bounds[positions]
         least = bounds.topk(count).values[-1]
         above = positions[bounds > least]
@@ -163,10 +164,10 @@ class LazyGreedy:
         return positions[(bounds > outside.score) | ((bounds == outside.score) & (index < outside.index))]
 
     def _append(self, rows: Rows, scores: Tensor) -> None:
-        place = slice(self.count, self.count + len(rows.index))
-        self._x[place], self._norms[place] = rows.x, rows.values[:, 0]
-        self.index[place], self.scores[place] = rows.index, scores.to(self.scores)
-        self.count += len(rows.index)
+        place = slice(self.count, self.count + len(rows))
+        self._x[place], self._norms[place] = rows.x, rows.norms
+        self.index[place], self.scores[place] = rows.index, scores
+        self.count += len(rows)
 
     def _learn(self, index: Tensor, maximum: Tensor, scores: Tensor) -> None:
         """Notes what a round has found out about the candidates of this rank; -inf is the score of a pick."""
@@ -175,12 +176,6 @@ class LazyGreedy:
         position = position[mine]
         self._maximum[position], self._bounds[position] = maximum[mine], scores[mine]
         self._seen[position] = self.count
-
-    def _forget(self, index: Tensor) -> None:
-        for each in index.tolist():
-            position = self._shard.position(each)
-            if position is not None:
-                self._bounds[position] = -torch.inf
 
     def _pick_non_finite(self) -> None:
         """Picks the rows that are not finite, lowest index first."""

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ..methods import METHODS
 from .agreement import agree
 from .exchange import Exchange
-from .first_pick import largest_weight, top_outlier
-from .lazy_greedy import LazyGreedy, ScoresOf
-from .shard import Key, Rows, Shard
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was picked, the same on every rank.
-
-    Attributes:
-        indices: int64 ``[k]``, in the order of selection. Rows are numbered through all ranks.
-        scores: float32 ``[k]``, the score with which each was picked.
-        rows: how many rows each rank has.
-        rank: this process.
-        collectives: how many collectives the selection made.
-        received_bytes: what they brought to this process.
-    """
-
-    indices: Tensor
-    scores: Tensor
-    rows: tuple[int, ...]
-    rank: int
-    collectives: int
-    received_bytes: int
-
-    def local(self) -> Tensor:
-        """The picks among this rank's own rows, as positions in its ``x_local``, in the order of selection."""
-        position = self.indices - sum(self.rows[: self.rank])
-        return position[(position >= 0) & (position < self.rows[self.rank])]
+from .selection import Progress, Selection
 
 
 def divprune(x_local: Tensor, k: int, *, group: ProcessGroup | None = None) -> Selection:
@@ -151,41 +120,8 @@ def _select(method: str, x: Tensor, weight: Tensor | None, k: Any, lam: Any, gro
     exchange = Exchange(group)
     name = METHODS[method].weight
     given = {} if name is None else {f"{name}_local": weight}
-    k, lam, rows = agree(exchange, f"distributed.{method}", x, k, lam, given)
-    weight = None if weight is None else weight.detach().float()
-    shard = Shard(x, weight, sum(rows[: exchange.rank]))
-    first: Callable[[], tuple[Key, Rows] | None]
-    scores_of: ScoresOf
-    if weight is None:
-        relevance = shard.norms
-        scores_of, first = _distance, lambda: top_outlier(shard, exchange)
-    else:
-        relevance = weight if method == "mmr" else _scaled(weight, shard, exchange)
-        scores_of, first = _marginal_relevance(lam), lambda: largest_weight(shard, exchange, relevance)
-    selection = LazyGreedy(shard, exchange, scores_of, relevance, k)
-    selection.run(first() if k > 0 else None)
-    return Selection(
-        selection.index, selection.scores, tuple(rows), exchange.rank, exchange.collectives, exchange.received_bytes
-    )
-
-
-def _distance(maximum: Tensor, relevance: Tensor) -> Tensor:
-    return 1.0 - maximum
-
-
-def _marginal_relevance(lam: float) -> ScoresOf:
-    return lambda maximum, relevance: lam * relevance - (1.0 - lam) * maximum
-
-
-def _scaled(importance: Tensor, shard: Shard, exchange: Exchange) -> Tensor:
-    """IDPruner's relevance: importance scaled to [0, 1] over the finite rows of all ranks."""
-    of_finite = importance[shard.finite]
-    extremes = importance.new_full((2,), -torch.inf)  # of -minimum and maximum
-    if len(of_finite):
-        extremes[0], extremes[1] = -of_finite.min(), of_finite.max()
-    largest_negative, largest = exchange.maximum(extremes)
-    smallest = -largest_negative
-    span = largest - smallest
-    if not bool(span.isfinite()):
-        return torch.zeros_like(importance)
-    return torch.where(shard.finite, (importance - smallest) / (span + 1e-6), 0.0)
+    k, lam, rows = agree(exchange, f"distributed.{method}", [x], k, lam, given)
+    progress = Progress(method, [x], weight, k, lam, exchange, rows)
+    for _ in progress.rounds():
+        pass
+    return progress.selection()

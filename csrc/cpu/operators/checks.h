@@ -84,7 +84,7 @@ inline void check_tokens(const Operator& op, const Tensor& x, bool varlen) {
 inline void check_weight(const Operator& op, const Tensor* weight, const Tensor& x) {
   if (weight == nullptr) return;
   const Shape expected = x.sizes().slice(0, x.dim() - 1);
-  TOKENPRUNE_CHECK(weight->sizes() == expected, op, op.weight_name, " to have shape ", text(expected),
+  TOKENPRUNE_CHECK(weight->sizes().equals(expected), op, op.weight_name, " to have shape ", text(expected),
                    " (x without its last dimension), got shape ", text(weight->sizes()));
   const DType dtype = weight->scalar_type();
   TOKENPRUNE_CHECK(dtype == DType::Half || dtype == DType::BFloat16 || dtype == DType::Float || dtype == DType::Double,
@@ -105,7 +105,7 @@ inline void check_k(const Operator& op, int64_t k, int64_t count) {
 inline void check_prefix_sums(const Operator& op, const Tensor& cu_seqlens, const Tensor& cu_k) {
   TOKENPRUNE_CHECK(cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 1, op,
                    "cu_seqlens to have shape [S + 1] with S >= 0, got shape ", text(cu_seqlens.sizes()));
-  TOKENPRUNE_CHECK(cu_k.sizes() == cu_seqlens.sizes(), op, "cu_k to have the shape of cu_seqlens, ",
+  TOKENPRUNE_CHECK(cu_k.sizes().equals(cu_seqlens.sizes()), op, "cu_k to have the shape of cu_seqlens, ",
                    text(cu_seqlens.sizes()), ", got shape ", text(cu_k.sizes()));
   TOKENPRUNE_CHECK(cu_seqlens.scalar_type() == DType::Int, op, "cu_seqlens to be int32, got ", dtype_name(cu_seqlens));
   TOKENPRUNE_CHECK(cu_k.scalar_type() == DType::Int, op, "cu_k to be int32, got ", dtype_name(cu_k));

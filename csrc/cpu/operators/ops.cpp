@@ -56,7 +56,7 @@ int thread_count() {
 }
 
 void run_on_threads_of_torch(int threads, ParallelFunc function, void* context) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, function, context));
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, function, context));
 }
 
 template <class Select>
