@@ -22,7 +22,7 @@ VLLM := build/vllm
 VLLM_TESTS := PYTHONPATH=. $(VLLM)/bin/python -m pytest tests/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all test-native test-ci bench bench-throughput bench-load bench-analysis bench-e2e bench-vllm bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel kernel-layout test-wheel docs clean
+.PHONY: help build demo test test-all test-native test-ci bench bench-throughput bench-load bench-analysis bench-accuracy bench-e2e bench-vllm bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel kernel-layout test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,8 +70,16 @@ bench-throughput: build $(VENV)/peers ## the quick cases under pytest-benchmark
 bench-load: build ## DivPrune on a CPU that other work keeps busy, into bench/results and docs; four minutes
 	$(PY) -m bench load $(BENCH_OPTIONS)
 
-bench-analysis: build ## importance against diversity on photographs and saved features, into bench/results and docs
+bench-analysis: build $(VENV)/accuracy ## importance against diversity on photographs and saved features, into bench/results and docs
 	$(PY) -m bench analysis
+
+$(VENV)/accuracy: $(wildcard bench/accuracy/requirements*.txt) $(VENV)/requirements
+	$(PY) -m pip install --quiet --no-deps -r bench/accuracy/requirements.txt
+	$(PY) -m pip install --quiet --no-deps --require-hashes -r bench/accuracy/requirements-hashed.txt
+	touch $@
+
+bench-accuracy: build $(VENV)/accuracy ## what pruning costs in answers, on a small model trained here, into bench/results and docs; four hours, goes on after Ctrl-C; ACCURACY_OPTIONS
+	$(PY) -m bench accuracy $(ACCURACY_OPTIONS)
 
 bench-e2e: build ## 7B models in full width with and without pruning, into bench/results and docs; E2E_OPTIONS
 	$(PY) -m bench e2e $(E2E_OPTIONS)

@@ -19,6 +19,7 @@ COMMANDS = {
     "clusters": "DivPrune on up to a million rows in clusters",
     "e2e": "7B models in full width with and without pruning",
     "vllm": "requests to a vLLM engine with and without pruning",
+    "accuracy": "what pruning costs in answers, on a small model that is trained here",
     "analysis": "importance against diversity, on photographs and saved features",
     "render": "every table of the documents from the committed results",
     "demo": "prunes a photograph",
@@ -30,7 +31,12 @@ def command_named(name: str) -> Callable[[Sequence[str]], int]:
     """What runs a command, given its arguments."""
     if name in ("cpu", "cuda"):
         return functools.partial(importlib.import_module("bench.run").main, name)
-    modules = {"e2e": "bench.end_to_end.run", "gpu": "bench.gpu.run", "vllm": "bench.vllm_serving"}
+    modules = {
+        "accuracy": "bench.accuracy.run",
+        "e2e": "bench.end_to_end.run",
+        "gpu": "bench.gpu.run",
+        "vllm": "bench.vllm_serving",
+    }
     module = modules.get(name, f"bench.{name}")
     return importlib.import_module(module).main
 

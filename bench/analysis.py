@@ -1,7 +1,8 @@
 """MMR's trade-off of importance and diversity against the naive mixture's and the DPP's, on pictures and on features.
 
-``python -m bench analysis`` writes bench/results/analysis.json, the figure beside it, and the table of
-docs/benchmarks.md. Nothing here is timed, so that it may run beside other work.
+``python -m bench analysis`` writes bench/results/analysis.json, the two figures beside it, and the table of
+docs/benchmarks.md. The features are those of the trained tower of ``bench.accuracy``, at three sizes. Nothing here is
+timed, so that it may run beside other work.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import Any
 import safetensors.torch
 import skimage
 import torch
-import transformers
+from PIL import ImageOps
 
 from bench import analysis_table, files, render
+from bench.accuracy import tower
+from bench.accuracy.settings import FULL
 from tokenprune_kernels import analysis
 from tokenprune_kernels.analysis import figures, report
+from tokenprune_kernels.analysis.pictures import open_picture
 from tokenprune_kernels.analysis.progress import Progress
 from tokenprune_kernels.analysis.selections import DPP, SHOWN, shown
 from tokenprune_kernels.calls import kept_count
@@ -29,37 +33,39 @@ from tokenprune_kernels.calls import kept_count
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 EMBEDDED = PICTURES[:3]
 KEEP_RATIOS = (0.1, 0.25)
-FIGURE = "analysis.png"
+FIGURE, ANGLES = "analysis.png", "analysis-angles.png"
 
-# A vision transformer of CLIP's design with seeded random weights: there are no trained ones to be had offline.
-TOWER = {
-    "hidden_size": 512,
-    "intermediate_size": 2_048,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 8,
-    "image_size": 336,
-    "patch_size": 14,
-}
+SIDES = (224, 336, 518)
+"""Of the pictures that the trained tower sees: 256, 576 and 1,369 tokens."""
+SHOWN_SIDE = 336
+"""Of those in the figures."""
+SETTINGS = FULL
 
 
+def name_of(path: str, side: int) -> str:
+    """The name of a photograph's tokens by the tower."""
+    return f"{Path(path).stem}, tower at {side}"
+
+
+@torch.no_grad()
 def samples(directory: Path) -> list[analysis.Sample]:
-    """The patches of the photographs, then what a user has who saved a vision tower's features."""
+    """The patches of the photographs, then the trained tower's tokens of some, as saved features."""
     paths = [str(Path(skimage.data_dir) / name) for name in PICTURES]
-    torch.manual_seed(0)
-    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TOWER)).save_pretrained(directory / "tower")
-    tower = analysis.load_vision_tower(directory / "tower")
-    made = [tower(path) for path in paths[: len(EMBEDDED)]]
-    saved = {
-        "features": torch.stack([sample.x for sample in made]).bfloat16(),
-        "importance": torch.stack([sample.importance for sample in made]),
-        "grid": torch.tensor(made[0].grid),
-    }
-    safetensors.torch.save_file(saved, directory / "features.safetensors")
-    names = [f"{sample.name}, untrained ViT" for sample in made]
-    return [
-        *(analysis.from_picture(path) for path in paths),
-        *analysis.from_features(directory / "features.safetensors", paths[: len(EMBEDDED)], names),
-    ]
+    model = tower.tower(SETTINGS)
+    made = [analysis.from_picture(path) for path in paths]
+    for side in SIDES:
+        shown = paths[: len(EMBEDDED)]
+        pixels = tower.pixel_values([ImageOps.fit(open_picture(path), (side, side)) for path in shown])
+        before, after = tower.hidden_states(model, pixels, (-3, -2)).unbind(1)
+        saved = {
+            "features": after[:, 1:].bfloat16(),
+            "importance": tower.class_attention(model, before),
+            "grid": torch.tensor([side // tower.PATCH] * 2),
+        }
+        file = directory / f"{side}.safetensors"
+        safetensors.torch.save_file({name: each.contiguous() for name, each in saved.items()}, file)
+        made += analysis.from_features(file, shown, [name_of(path, side) for path in shown])
+    return made
 
 
 def run(given: list[analysis.Sample], keep_ratio: float) -> list[analysis.Measurement]:
@@ -106,9 +112,15 @@ def main(arguments: Sequence[str]) -> int:
             measurements = run(given, keep_ratio)
             rows += [row(sample, measurements, keep_ratio) for sample in given]
             if keep_ratio == KEEP_RATIOS[0]:
-                figures.save(figures.pareto(given[:3] + given[-3:], measurements), str(files.RESULTS / FIGURE))
+                by_tower = [sample for sample in given if sample.name.endswith(f"tower at {SHOWN_SIDE}")]
+                figures.save(figures.pareto(given[:3] + by_tower, measurements), str(files.RESULTS / FIGURE))
+                figures.save(figures.pairwise_angles(by_tower, measurements), str(files.RESULTS / ANGLES))
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "scikit-image", "numpy")}
-    result = {"versions": {"python": platform.python_version(), **versions}, "vision_tower": TOWER, "rows": rows}
+    result = {
+        "versions": {"python": platform.python_version(), **versions},
+        "vision_tower": SETTINGS.tower,
+        "rows": rows,
+    }
     files.write("analysis.json", result)
     render.write()
     print(analysis_table.table(result))

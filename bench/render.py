@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import analysis_table, clusters, files, load, roofline, tables, vllm_serving
+from bench.accuracy import published as published_accuracy
 from bench.devices import cpu
 from bench.end_to_end import table as end_to_end
 from bench.files import ROOT
 from bench.markdown import put_between
 
 BENCHMARKS, README, VLLM = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "vllm.md"
+ACCURACY = ROOT / "docs" / "accuracy.md"
 # The processor of the README's table.
 SPEED_RESULT = "cpu-amd-epyc.json"
 
@@ -24,6 +26,8 @@ def rendered() -> dict[tuple[str, Path], str]:
         ("gpu table", BENCHMARKS): _tables("cuda-*.json", _cuda_table, "make gpu", titled=True),
         ("end-to-end table", BENCHMARKS): _tables("end-to-end-*.json", end_to_end.summary, "make bench-e2e"),
         ("analysis table", BENCHMARKS): _tables("analysis.json", analysis_table.table, "make bench-analysis"),
+        ("accuracy table", ACCURACY): _tables("accuracy.json", _accuracy_table, "make bench-accuracy"),
+        ("published accuracy table", ACCURACY): published_accuracy.table(),
         ("load table", BENCHMARKS): _tables("load-*.json", load.table, "make bench-load", titled=True),
         ("clusters table", BENCHMARKS): _tables(
             "clusters-*.json", clusters.table, "python -m bench clusters", titled=True
@@ -48,6 +52,12 @@ def _cuda_table(result: dict[str, Any]) -> str:
     from bench.devices import cuda
 
     return cuda.table(result)
+
+
+def _accuracy_table(result: dict[str, Any]) -> str:
+    from bench.accuracy import table  # its methods need transformers
+
+    return f"{table.table(result)}\n\n![Scores against the share of the tokens](../bench/results/accuracy.png)"
 
 
 def write() -> None:

@@ -12,14 +12,16 @@ from PIL import Image
 
 from bench import analysis as bench
 from bench import analysis_table, files, render
+from bench.accuracy.settings import TINY
 from tokenprune_kernels import analysis
 from tokenprune_kernels.analysis.selections import LAMS, SHARES, TEMPERATURES
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "image_size": 70}
-    monkeypatch.setattr(bench, "TOWER", bench.TOWER | sizes)
+    monkeypatch.setattr(bench, "SETTINGS", TINY)
+    monkeypatch.setattr(bench, "SIDES", (70, 84))
+    monkeypatch.setattr(bench, "SHOWN_SIDE", 70)
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     monkeypatch.setattr(render, "write", lambda: None)
     return tmp_path
@@ -27,12 +29,12 @@ def small(monkeypatch, tmp_path):
 
 def test_the_result_of_saved_features(small, monkeypatch, capsys):
     given = bench.samples
-    monkeypatch.setattr(bench, "samples", lambda directory: given(directory)[-3:])
+    monkeypatch.setattr(bench, "samples", lambda directory: given(directory)[-6:-3])
     monkeypatch.setattr(bench, "KEEP_RATIOS", (0.2,))
     assert bench.main([]) == 0
     result = json.loads((small / "analysis.json").read_text())
     assert [row["sample"] for row in result["rows"]] == [
-        f"{name.partition('.')[0]}, untrained ViT" for name in bench.EMBEDDED
+        f"{name.partition('.')[0]}, tower at 70" for name in bench.EMBEDDED
     ]
     for row in result["rows"]:
         assert (row["tokens"], row["k"], row["keep_ratio"]) == (25, 5, 0.2)
@@ -41,6 +43,7 @@ def test_the_result_of_saved_features(small, monkeypatch, capsys):
     assert shown in capsys.readouterr().out
     assert "class attention | 25, k = 5 |" in shown
     assert Image.open(small / "analysis.png").width > 300
+    assert Image.open(small / "analysis-angles.png").width > 300
     assert str(small) not in json.dumps(result)
 
 
@@ -51,3 +54,10 @@ def test_photographs_come_first(small):
     ]
     steps = analysis.steps(samples[0], 20)
     assert len(steps) == 5 + len(LAMS) + len(SHARES) + len(TEMPERATURES)
+
+
+def test_the_towers_tokens_come_at_every_size(small):
+    samples = bench.samples(small)[len(bench.PICTURES) :]
+    assert [(len(sample.x), sample.grid) for sample in samples] == [(25, (5, 5))] * 3 + [(36, (6, 6))] * 3
+    assert all(sample.weighed_by == "saved importance" for sample in samples)
+    assert all(0 < float(sample.importance.sum()) < 1 for sample in samples)  # the rest goes to the class token

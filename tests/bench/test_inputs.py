@@ -85,3 +85,23 @@ def test_the_selection_is_right(threads, case):
     threads(1)
     for mine, theirs in zip(operator(*arguments), (indices, scores), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("depth", [24, 40])
+def test_trained_tokens_are_the_towers(depth, monkeypatch):
+    pytest.importorskip("transformers")
+    settings = pytest.importorskip("bench.accuracy.settings")
+    monkeypatch.setattr(settings, "FULL", settings.TINY)
+    tokens = inputs.trained("astronaut", 4, depth)
+    x = tokens.make("cpu")
+    assert x.shape == (16, depth)
+    assert torch.equal(x, tokens.make("cpu"))
+    assert int(torch.linalg.matrix_rank(x)) == 16
+
+
+def test_cases_of_the_trained_tower_come_first_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(inputs, "has_tower", lambda: True)
+    first = cases.cpu_cases()[0].tokens
+    assert (first.kind, first.depth, first.counts) == ("trained tower", 384, (576,))
+    monkeypatch.setattr(inputs, "has_tower", lambda: False)
+    assert "trained tower" not in {case.tokens.kind for case in cases.cpu_cases()}

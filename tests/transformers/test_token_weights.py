@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 import python_ref
 from tests.support.inputs import random_weight
@@ -183,3 +184,20 @@ def test_class_attention_of_another_length_is_refused(monkeypatch):
     message = r"expected class attention to have \[16\] values, one for each token of an image or video, got \[32\]"
     with pytest.raises(ValueError, match=message):
         prune_inputs(model_of("llava"), batch("llava", "tIt"), method="idpruner", k=3, importance="cls_attention")
+
+
+def test_class_attention_of_a_dinov2_tower():
+    """LLaVA takes any tower of transformers; DINOv2 has other names for its norms, its heads and its scale."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = transformers.Dinov2Config(image_size=56, patch_size=14, mlp_ratio=2, **size)
+    text = transformers.LlamaConfig(vocab_size=8, intermediate_size=16, num_key_value_heads=2, **size)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=7)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model.model.vision_tower.set_attn_implementation("eager")
+    inputs = {"input_ids": torch.tensor([[1, *[7] * 16, 2]]), "pixel_values": torch.randn(1, 3, 56, 56)}
+    with torch.no_grad():
+        maps = model.model.vision_tower(inputs["pixel_values"], output_attentions=True).attentions
+    expected = maps[config.vision_feature_layer].mean(1)[0, 0, 1:]
+    pruned = prune_inputs(model, inputs, method="idpruner", k=5, importance="cls_attention", lam=1.0)
+    assert pruned.kept_indices[0].tolist() == expected.topk(5).indices.sort().values.tolist()

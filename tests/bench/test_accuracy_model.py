@@ -1,0 +1,329 @@
+"""The parts of the accuracy benchmark around its model, on the tiny one: features, training, methods, answers."""
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("sklearn")
+pytest.importorskip("bench.accuracy", reason="needs the source tree")
+
+from bench.accuracy import (
+    evaluate,
+    features,
+    in_decoder,
+    loops,
+    methods,
+    model,
+    questions,
+    scenes,
+    settings,
+    train,
+    words,
+)
+from tokenprune_kernels.integrations.transformers import prune_inputs
+
+TINY = dataclasses.replace(
+    settings.TINY, training_scenes=6, tuning_scenes=4, validation_scenes=2, held_out_scenes=3, steps=3, tuning_steps=2
+)
+NUMBERS = [0, 2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("accuracy")
+    features.compute(TINY, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made():
+    return model.untrained(TINY).eval()
+
+
+@pytest.fixture
+def cached(made, folder):
+    """The model, whose tower is replaced by the features of the held-out scenes."""
+    real = made.model.vision_tower
+    made.model.vision_tower = model.CachedTower(real, features.opened(TINY, folder)[features.HELD_OUT])
+    yield made
+    made.model.vision_tower = real
+
+
+def asked(tokens=36):
+    return model.inputs(["is there a red disc", "is there a blue ring"], NUMBERS, tokens)
+
+
+def named(name, ratio=0.25):
+    return next(each for each in methods.methods(TINY) if each.name == name), ratio
+
+
+def pixels(numbers=NUMBERS, side=84):
+    pictures = [scenes.resized(scenes.render(scenes.scene("held-out", n)), side, side) for n in numbers]
+    return model.tower.pixel_values(pictures)
+
+
+# Features
+
+
+def test_features_are_the_towers(folder, made):
+    kept = features.opened(TINY, folder)[features.HELD_OUT].read(NUMBERS)
+    with torch.no_grad():
+        states = made.model.vision_tower(pixels(), output_hidden_states=True).hidden_states
+    assert torch.allclose(kept, torch.stack(states[-3:-1], 1), atol=1e-5)
+    assert made.config.vision_feature_layer == [-3, -2]
+
+
+def test_downsampled_features_are_those_of_the_smaller_picture(folder, made):
+    part = features.parts(TINY)["held-out-0.25"]
+    assert (part.height, part.width) == (3, 3)
+    kept = features.opened(TINY, folder)["held-out-0.25"].read(NUMBERS)
+    with torch.no_grad():
+        states = made.model.vision_tower(pixels(side=42), output_hidden_states=True).hidden_states
+    assert torch.allclose(kept, torch.stack(states[-3:-1], 1), atol=1e-5)
+
+
+def test_class_attention_is_that_of_the_attention_map(made):
+    real = made.model.vision_tower
+    real.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = real(pixels(), output_hidden_states=True, output_attentions=True)
+        found = model.tower.class_attention(real, output.hidden_states[-3])
+    real.set_attn_implementation("sdpa")
+    assert torch.allclose(found, output.attentions[-2].mean(1)[:, 0, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize(("ratio", "shape"), [(0.5, (17, 17)), (0.25, (12, 12)), (0.1, (7, 8)), (0.05, (5, 6))])
+def test_a_downsampled_picture_has_nearly_as_many_tokens(ratio, shape):
+    assert features.downsampled(24, ratio) == shape
+
+
+def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):
+    small = dataclasses.replace(TINY, training_scenes=18, tuning_scenes=1, held_out_scenes=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    features.compute(small, whole)
+    given, calls = features.tower.hidden_states, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return given(*arguments)
+
+    monkeypatch.setattr(features.tower, "hidden_states", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        features.compute(small, broken)
+    assert features.opened(small, broken)[features.TRAINING].done == features.CHUNK
+    with pytest.raises(ValueError, match=r"expected 18 scenes in training\.npy, got 8"):
+        features.opened(small, broken)[features.TRAINING].read([17])
+    features.compute(small, broken)
+    for name, store in features.opened(small, whole).items():
+        every = range(store.part.count)
+        assert torch.equal(store.read(every), features.opened(small, broken)[name].read(every))
+
+
+def test_features_of_other_settings_are_refused(folder):
+    other = dataclasses.replace(TINY, training_scenes=99)
+    with pytest.raises(ValueError, match=r"features: expected training\.npy of shape"):
+        _ = features.opened(other, folder)[features.TRAINING].done
+
+
+# Training
+
+
+def test_questions_side_by_side_are_answered_as_when_they_are_asked_alone(folder, made):
+    store = features.opened(TINY, folder)[features.TUNING]
+    given = questions.asked(scenes.scene("training", store.part.first))
+    states = store.read([0])
+    together = train.Packed([given], store.part.tokens)
+    with torch.no_grad():
+        found = train.logits(made, states, together)[0]
+        start = 0
+        for question in given:
+            alone = train.Packed([[question]], store.part.tokens)
+            single = train.logits(made, states, alone)[0]
+            assert torch.allclose(found[start : start + len(single)], single, atol=1e-5)
+            assert torch.equal(together.labels[0, start : start + len(single)], alone.labels[0])
+            start += len(single)
+
+
+def test_training_sees_what_generate_sees(cached):
+    question = questions.asked(scenes.scene("held-out", NUMBERS[0]))[1]
+    inputs = model.inputs([question.text], NUMBERS[:1], 36)
+    states = cached.model.vision_tower.features.read(NUMBERS[:1])
+    packed = train.Packed([[question]], 36)
+    with torch.no_grad():
+        expected = cached(**inputs).logits[0, -1]
+        found = train.logits(cached, states, packed)[0, len(question.text.split())]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert packed.labels[0, len(question.text.split())] == words.encode(question.answer)[0]
+
+
+def test_training_goes_on_where_it_was_interrupted(folder, tmp_path):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+        for file in folder.glob("t*.*"):
+            (tmp_path / name / file.name).symlink_to(file)
+    whole = train.run(TINY, tmp_path / "whole")
+    first = train.Training(TINY, tmp_path / "broken")
+    for _ in range(2):
+        first.advance()
+    first.save()
+    first.advance()  # lost
+    second = train.run(TINY, tmp_path / "broken")
+    assert second["sha256"] == whole["sha256"]
+    assert [entry["loss"] for entry in second["steps"]] == [entry["loss"] for entry in whole["steps"]]
+    assert whole["steps"][-1]["step"] == TINY.steps + TINY.tuning_steps
+    assert set(whole["steps"][-1]["validation"]) == {*settings.TASKS, "at"}
+    assert model.digest(model.load(tmp_path / "whole" / "checkpoint")) == whole["sha256"]
+    with pytest.raises(ValueError, match=r"train: expected training\.pt of these settings"):
+        train.Training(dataclasses.replace(TINY, learning_rate=1.0), tmp_path / "broken")
+
+
+def test_the_tower_does_not_change(made):
+    names = model.trained_parameters(made)
+    assert not any("vision_tower" in name for name in names)
+    assert not any(each.requires_grad for each in made.model.vision_tower.parameters())
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [train.rate(settings.FULL, step) for step in range(settings.FULL.steps + settings.FULL.tuning_steps)]
+    assert max(rates) == rates[settings.FULL.warm_up - 1] == settings.FULL.learning_rate
+    assert rates[-1] < 1.1 * train.LOWEST_RATE * settings.FULL.learning_rate
+
+
+# Methods
+
+
+def test_class_attention_of_the_cached_tower_is_that_of_the_tower(cached):
+    options = {"method": "idpruner", "importance": "cls_attention", "k": 5, "lam": 1.0}
+    kept = prune_inputs(cached, asked(), **options).kept_indices
+    cached.model.vision_tower, cache = cached.model.vision_tower.real, cached.model.vision_tower
+    real = prune_inputs(cached, {**asked(), "pixel_values": pixels()}, **options).kept_indices
+    cached.model.vision_tower = cache
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, real, strict=True))
+
+
+@pytest.mark.parametrize(
+    "method", [each for each in methods.methods(TINY) if each.seed in (None, 1)], ids=lambda m: m.name
+)
+def test_every_method_answers(method, cached):
+    ratio = method.ratios[-1]
+    ready = method.prepare(cached, asked(), ratio)
+    with method.during(cached, asked(), ratio):
+        output = cached.generate(**ready, max_new_tokens=3, do_sample=False)
+    assert len(output) == 2
+    assert 1 <= output.shape[1] - ready["input_ids"].shape[1] <= 3
+    left = (ready["input_ids"] == cached.config.image_token_id).sum(1)
+    if method.name not in (methods.UNPRUNED, methods.FASTV, methods.FASTV_LAST, methods.VTW, methods.DOWNSAMPLED):
+        assert bool((left < 36).all())
+    assert cached.model.language_model.config._attn_implementation != "eager"
+
+
+def test_random_choices_differ_between_scenes_and_seeds(cached):
+    first, second = (method for method in methods.methods(TINY) if method.name == methods.RANDOM)
+    kept = [method.prepare(cached, asked(), 0.25).kept_indices for method in (first, second)]
+    assert not torch.equal(kept[0][0], kept[0][1])
+    assert not torch.equal(kept[0][0], kept[1][0])
+    assert torch.equal(kept[0][1], first.prepare(cached, asked(), 0.25).kept_indices[1])
+
+
+def test_prumerge_keeps_the_outliers_and_merges_into_them(cached):
+    method, _ = named("PruMerge")
+    ready = method.prepare(cached, asked(), 1.0)
+    plain = cached.model.get_image_features(asked()["pixel_values"]).pooler_output
+    merged = ready["mm_encoder_outputs"]["image"].pooler_output
+    counts = (ready["input_ids"] == cached.config.image_token_id).sum(1).tolist()
+    assert [len(each) for each in merged] == counts
+    assert not any((row == tokens).all(-1).any() for each, tokens in zip(merged, plain, strict=True) for row in each)
+
+
+@torch.no_grad()
+def dropped_by_hand(made, inputs, layer, kept):
+    """Logits of the prompt's last token, computed without the dropped tokens after the first layers."""
+    decoder = made.model.language_model
+    embeddings = decoder.embed_tokens(inputs["input_ids"])
+    features_ = torch.cat(made.model.get_image_features(inputs["pixel_values"]).pooler_output)
+    embeddings[inputs["input_ids"] == made.config.image_token_id] = features_
+    positions = torch.arange(embeddings.shape[1]).unsqueeze(0)
+    for number, each in enumerate(decoder.layers):
+        if number == layer:
+            embeddings, positions = embeddings[:, kept], positions[:, kept]
+        length = embeddings.shape[1]
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        rotary = decoder.rotary_emb(embeddings, positions)
+        embeddings = each(embeddings, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+    return made.lm_head(decoder.norm(embeddings[:, -1]))
+
+
+@pytest.mark.parametrize("of_last_token", [False, True])
+@pytest.mark.parametrize("name", ["fastv", "vtw"])
+def test_masking_a_token_is_dropping_it(name, of_last_token, cached):
+    inputs = model.inputs(["is there a red disc"], NUMBERS[:1], 36)
+    visual = inputs["input_ids"] == cached.config.image_token_id
+    chosen = []
+
+    def choose(attention):
+        choice = in_decoder.fastv(7)(attention) if name == "fastv" else in_decoder.vtw(1, 36)(attention)
+        chosen.append(choice)
+        return choice
+
+    with torch.no_grad(), in_decoder.dropping(cached, visual, 2, choose, of_last_token=of_last_token):
+        found = cached(**inputs).logits[:, -1]
+    kept = torch.ones(visual.shape[1], dtype=torch.bool)
+    kept[visual[0]] = chosen[0][0]
+    assert int(kept.sum()) == visual.shape[1] - 36 + (7 if name == "fastv" else 0)
+    assert torch.allclose(found, dropped_by_hand(cached, inputs, 2, kept), atol=1e-5)
+
+
+def test_a_dropped_token_stays_dropped_while_decoding(cached):
+    """Recomputing the whole sequence without a cache gives the same next tokens."""
+    inputs = asked()
+    visual = inputs["input_ids"] == cached.config.image_token_id
+    kept = torch.zeros(2, 36, dtype=torch.bool)
+    kept[:, ::5] = True
+    with in_decoder.dropping(cached, visual, 1, lambda attention: kept):
+        output = cached.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    longer = dict(inputs, input_ids=output[:, :-1], attention_mask=torch.ones_like(output[:, :-1]))
+    with (
+        torch.no_grad(),
+        in_decoder.dropping(cached, longer["input_ids"] == cached.config.image_token_id, 1, lambda _: kept),
+    ):
+        logits = cached(**longer).logits[:, -1]
+    logits[:, words.NUMBERS[words.END]] = -torch.inf
+    assert torch.equal(logits.argmax(-1), output[:, -1])
+
+
+def test_loops_select_in_their_dtype(cached):
+    seen = []
+
+    def loop(x, k):
+        seen.append((x.dtype, x.shape))
+        return torch.arange(k)
+
+    instead = loops.Instead("first", "DivPrune", {"method": "divprune"}, loop, torch.bfloat16)
+    with loops.selecting(instead):
+        pruned = prune_inputs(cached, asked(), method="divprune", keep_ratio=0.25)
+    assert seen == [(torch.bfloat16, (36, TINY.hidden_size))] * 2
+    assert [each.tolist() for each in pruned.kept_indices] == [list(range(9))] * 2
+
+
+# Answers
+
+
+def test_cells_have_names_of_their_own():
+    names = [cell.name for cell in evaluate.cells(settings.FULL)]
+    assert len(set(names)) == len(names)
+
+
+def test_answers_are_those_of_single_questions(made, folder):
+    store, given = features.opened(TINY, folder)[features.HELD_OUT], evaluate.asked(TINY)
+    cell = next(each for each in evaluate.cells(TINY) if each.method.name == methods.DIVPRUNE and each.ratio == 0.25)
+    found = evaluate.answered(made, cell, store, given)
+    assert found["tokens"] == 9
+    question = given[2][1]
+    inputs = {"input_ids": torch.tensor([words.prompt(question.text, 36)]), "pixel_values": pixels([2])}
+    pruned = prune_inputs(made, inputs, method="divprune", keep_ratio=0.25)
+    output = made.generate(**pruned, max_new_tokens=evaluate.MOST_NEW_TOKENS, do_sample=False)
+    assert words.decode(output[0, pruned["input_ids"].shape[1] :].tolist()) == found["answers"][2][1]

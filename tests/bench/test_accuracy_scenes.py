@@ -1,0 +1,131 @@
+"""The scenes of the accuracy benchmark, its questions, its words and its material."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bench.accuracy.scenes", reason="needs the source tree and Pillow")
+
+from bench.accuracy import questions, scenes, words
+from bench.accuracy.settings import TASKS
+
+SPLITS = ("training", "held-out")
+SOME = [scenes.scene("held-out", number) for number in range(300)]
+ASKED = [question for given in SOME for question in questions.asked(given)]
+
+
+def test_a_scene_follows_from_its_split_and_number():
+    assert scenes.scene("training", 3) == scenes.scene("training", 3)
+    assert scenes.scene("training", 3) != scenes.scene("training", 4)
+    assert scenes.scene("training", 3).things != scenes.scene("held-out", 3).things
+
+
+def test_things_are_in_reading_order_and_no_two_shapes_are_the_same():
+    for given in SOME:
+        assert list(given.things) == [cell for cell in scenes.CELLS if cell in given.things]
+        assert len(set(given.shapes.values())) == len(given.shapes) > 0
+        assert scenes.DIGITS[0] <= len(given.digits) <= scenes.DIGITS[1]
+
+
+def test_what_is_absent_is_not_there_while_something_like_it_is():
+    for given in SOME:
+        assert given.absent not in given.things.values()
+        there = {word for pair in given.shapes.values() for word in pair.split()}
+        assert there & set(given.absent.split())
+
+
+def test_answers_are_those_of_the_scene():
+    given = scenes.Scene(
+        "training", 0, {"b 1": "7", "c 2": "red disc", "a 3": "2", "d 3": "blue disc"}, "disc", "red ring"
+    )
+    found = {(question.task, question.text): question.answer for question in questions.asked(given)}
+    assert found["read", "read the digits"] == "7 2"
+    assert found["count", "how many disc"] == "2"
+    assert found["present", "is there a red ring"] == "no"
+    (where,) = [(text, answer) for (task, text), answer in found.items() if task == "where"]
+    assert where in (("where is the red disc", "c 2"), ("where is the blue disc", "d 3"))
+    taught = {question.text: question.answer for seed in range(30) for question in taught_at(given, seed)}
+    assert taught["what is at b 1"] == "7"
+    assert taught["what is at a 1"] == "nothing"
+    assert taught["what is at d 3"] == "blue disc"
+
+
+def taught_at(given, seed):
+    return questions.taught(given, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_guess_is_right_on_more_than_30_percent(task):
+    if task == "present":  # both questions of a scene have to be answered, one with yes and one with no
+        pairs = [[each.answer for each in questions.asked(given) if each.task == task] for given in SOME]
+        assert all(pair == ["yes", "no"] for pair in pairs)
+        return
+    answers = Counter(question.answer for question in ASKED if question.task == task)
+    assert sum(answers.values()) == len(SOME)
+    assert answers.most_common(1)[0][1] / len(SOME) <= 0.3
+
+
+def test_the_questions_of_a_task_have_one_length():
+    """So that a batch of them needs no padding."""
+    for task in TASKS:
+        assert len({len(question.text.split()) for question in ASKED if question.task == task}) == 1
+
+
+def test_only_all_right_answers_count():
+    assert questions.all_right([("yes", "yes"), ("no", "no")]) == 1.0
+    assert questions.all_right([("yes", "yes"), ("yes", "no")]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"), [("1 2 3 4", 1.0), ("1 2 4", 0.75), ("", 0.0), ("1 2 3 4 5", 0.8), ("4 3 2 1", 0.0)]
+)
+def test_the_share_of_digits_that_are_read(answer, share):
+    assert questions.read_share(answer, "1 2 3 4") == pytest.approx(share)
+
+
+def test_every_word_has_one_number():
+    assert len(set(words.WORDS)) == len(words.WORDS)
+    for question in ASKED:
+        assert words.decode([*words.encode(question.answer), words.NUMBERS[words.END], 7]) == question.answer
+        words.encode(question.text)
+
+
+def test_the_tokenizer_of_checkpoints_makes_the_prompts_that_were_trained_on():
+    pytest.importorskip("transformers")
+    tokenizer = words.tokenizer()
+    messages = [{"role": "user", "content": [{"type": "text", "text": "is there a red ring ?"}, {"type": "image"}]}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=words.CHAT_TEMPLATE)
+    text = text.replace(words.IMAGE, words.IMAGE * 5)  # as the processor does
+    assert tokenizer(text)["input_ids"] == words.prompt("is there a red ring", 5)
+    assert tokenizer.decode([*words.encode("b 3"), words.NUMBERS[words.END]], skip_special_tokens=True) == "b 3"
+
+
+def test_no_digit_and_no_photograph_is_in_both_splits():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    from bench.accuracy import material
+
+    training, held_out = (material.digits(split) for split in SPLITS)
+    counts = [len(ours) + len(theirs) for ours, theirs in zip(training, held_out, strict=True)]
+    assert counts == np.bincount(load_digits().target).tolist()
+    assert min(len(images) for images in held_out) >= 40
+    assert not set(material.PHOTOGRAPHS["training"]) & set(material.PHOTOGRAPHS["held-out"])
+    for split in SPLITS:
+        assert all(picture.mode == "RGB" for picture in material.photographs(split))
+
+
+def test_a_picture_shows_the_scene():
+    pytest.importorskip("sklearn")
+    given = scenes.Scene("training", 0, {"a 1": "red square", "d 4": "blue square"}, "square", "red ring")
+    picture = scenes.render(given)
+    assert picture.size == (scenes.SIDE, scenes.SIDE)
+    pixels = np.asarray(picture).astype(int)
+    cell = scenes.SIDE // scenes.GRID
+    red, blue = pixels[:cell, :cell], pixels[-cell:, -cell:]
+    assert ((red[..., 0] > 150) & (red[..., 2] < 90)).mean() > 0.15
+    assert ((blue[..., 2] > 150) & (blue[..., 0] < 90)).mean() > 0.15
+    assert np.array_equal(pixels, np.asarray(scenes.render(given)))
+    assert scenes.resized(picture, 84, 98).size == (98, 84)
+    assert scenes.resized(picture, scenes.SIDE, scenes.SIDE) is picture
