@@ -43,6 +43,16 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the command: on every rank, where torchrun has started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return _select(options)
+    dist.init_process_group("gloo")
+    try:
+        _select(options)
+    finally:
+        dist.destroy_process_group()
+
+
+def _select(options: argparse.Namespace) -> None:
     from .distributed.agreement import agree
     from .distributed.exchange import Exchange
     from .distributed.selection import Progress
@@ -51,8 +61,6 @@ def run(options: argparse.Namespace) -> None:
     if (options.weights is None) != (method.weight is None):
         needed = "no file" if method.weight is None else f"a file with {method.weight}"
         raise ValueError(f"argument --weights: expected {needed} with {options.method}, got {options.weights}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
     exchange = Exchange(None)
     everything = open_rows(options.files, options.tensor)
     parts = share(everything, exchange.rank, exchange.size)
