@@ -158,7 +158,7 @@ def test_analyse_takes_features_from_a_vision_tower(picture, tmp_path, capsys):
         (["analyse", "picture.png", "--keep", "0.1", "--out", "text.png"], "expected a directory that can be written"),
         (["info", "more"], "expected no further arguments, got more"),
         (["draw"], "(choose from "),
-        ([], "expected a command, one of prune, analyse, info"),
+        ([], "expected a command, one of prune, analyse, select, info"),
     ],
 )
 def test_bad_input_is_one_line(picture, tmp_path, capsys, arguments, expected):

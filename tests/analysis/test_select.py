@@ -1,7 +1,6 @@
 """The command `select`: rows of files, without reading more of them than it must."""
 
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import tokenprune_kernels
 from tests.support.inputs import gaussian_tokens, random_weight
 from tokenprune_kernels.__main__ import main
+from tokenprune_kernels.distributed.selection import Progress
 from tokenprune_kernels.row_files import open_rows, share
 
 np = pytest.importorskip("numpy")
@@ -85,27 +85,27 @@ def test_two_processes_of_torchrun_write_the_same(x):
     assert np.load("two.npy").tolist() == tokenprune_kernels.divprune(x, 60).tolist()
 
 
-def test_ctrl_c_leaves_the_picks_so_far_which_the_next_call_goes_on_from():
-    x = gaussian_tokens(4_000, 32)
-    np.save("x.npy", x.numpy())
-    command = [sys.executable, "-m", "tokenprune_kernels", "select", "x.npy", "--k", "3900"]
-    # A process in the background is started with Ctrl-C ignored.
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert "picks" in process.stderr.readline()  # the first line comes after two seconds
-    process.send_signal(signal.SIGINT)
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    begun = np.load("indices.npy")
-    assert f"interrupted; indices.npy has {len(begun):,} of 3,900 picks, --resume goes on from it" in message
-    expected = tokenprune_kernels.divprune(x, 3_900).tolist()
-    assert 0 < len(begun) < 3_900
-    assert begun.tolist() == expected[: len(begun)]
-    assert picked("x.npy", "--k", "3900", "--resume", "indices.npy") == expected
+def test_ctrl_c_leaves_the_picks_so_far_which_the_next_call_goes_on_from(x, monkeypatch, capsys):
+    rounds = Progress.rounds
+
+    def interrupted(self):
+        """Ctrl-C in the middle of the second round."""
+        found = rounds(self)
+        yield next(found)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Progress, "rounds", interrupted)
+        with pytest.raises(SystemExit) as raised:
+            main(["select", "folder", "--k", "300"])
+    assert raised.value.code == 130
+    begun = np.load("indices.npy").tolist()
+    expected = tokenprune_kernels.divprune(x, 300).tolist()
+    assert 1 < len(begun) < 300
+    assert begun == expected[: len(begun)]
+    message = f"interrupted; indices.npy has {len(begun)} of 300 picks, --resume goes on from it"
+    assert capsys.readouterr().err == f"python -m tokenprune_kernels: {message}\n"
+    assert picked("folder", "--k", "300", "--resume", "indices.npy") == expected
 
 
 @pytest.mark.parametrize(

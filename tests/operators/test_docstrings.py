@@ -6,11 +6,11 @@ import inspect
 import pytest
 
 import tokenprune_kernels
-from tokenprune_kernels import baselines, importance, metrics, verify
+from tokenprune_kernels import baselines, distributed, importance, metrics, verify
 
 FUNCTIONS = {
     f"{module.__name__}.{name}": function
-    for module in (tokenprune_kernels, baselines, importance, metrics, verify)
+    for module in (tokenprune_kernels, baselines, distributed, importance, metrics, verify)
     for name, function in vars(module).items()
     if inspect.isfunction(function) and not name.startswith("_")
     if module is tokenprune_kernels or function.__module__.startswith(module.__name__)
@@ -18,12 +18,13 @@ FUNCTIONS = {
 
 
 def test_every_public_function_is_found():
-    public = set(tokenprune_kernels.__all__) - {"__version__", "baselines", "importance", "metrics", "verify"}
+    modules = {"baselines", "distributed", "importance", "metrics", "verify"}
+    public = set(tokenprune_kernels.__all__) - modules - {"__version__"}
     assert {f"tokenprune_kernels.{name}" for name in public} < set(FUNCTIONS)
     assert {f"tokenprune_kernels.verify.{name}" for name in verify.__all__} - set(FUNCTIONS) == {
         "tokenprune_kernels.verify.Verdict"
     }
-    assert len(FUNCTIONS) == len(public) + 8 + 1 + 8 + 2
+    assert len(FUNCTIONS) == len(public) + 8 + 3 + 1 + 8 + 2
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
