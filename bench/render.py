@@ -16,7 +16,7 @@ from bench.markdown import put_between
 BENCHMARKS, README, VLLM = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "vllm.md"
 ACCURACY = ROOT / "docs" / "accuracy.md"
 # The processor of the README's table.
-SPEED_RESULT = "cpu-amd-epyc.json"
+SPEED_RESULT = "cpu-intel-r-xeon-r-processor-2-80ghz.json"
 
 
 def rendered() -> dict[tuple[str, Path], str]:
