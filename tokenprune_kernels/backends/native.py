@@ -123,17 +123,17 @@ def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
 
 def reciprocal_norms(x: Tensor) -> Tensor:
     """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
-    return _call("_reciprocal_norms", _overload("_reciprocal_norms", "default"), x)
+    return operator("_reciprocal_norms", "default")(x)
 
 
 def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
     """The similarities of the rows of x to those of y, given their reciprocal norms: float32 ``[N of x, N of y]``."""
-    return _call("_similarities", _overload("_similarities", "default"), x, norms_x, y, norms_y)
+    return operator("_similarities", "default")(x, norms_x, y, norms_y)
 
 
 def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
-    return _call("_outliers", _overload("_outliers", "default"), x, count)
+    return operator("_outliers", "default")(x, count)
 
 
 def _overload(name: str, overload: str) -> Any:
