@@ -125,8 +125,20 @@ def test_ctrl_c_leaves_the_picks_so_far_which_the_next_call_goes_on_from(x, monk
             ["folder", "wide.npy", "--k", "3"],
             "wide.npy: expected D = 24 and torch.float32, as in folder/a.npy, got D = 2",
         ),
-        (["folder", "--k", "3", "--resume", "four.npy"], "argument --resume: expected at most 3 numbers of 500 rows"),
-        (["folder", "--k", "3", "--resume", "twice.npy"], "argument --resume: expected different row numbers"),
+        (
+            ["folder", "--k", "3", "--resume", "four.npy"],
+            "argument --resume: expected at most 3 row numbers",
+        ),
+        (
+            ["folder", "--k", "3", "--resume", "twice.npy"],
+            "initial to hold different rows, got 1 twice",
+        ),
+        (
+            ["folder", "--k", "7", "--resume", "far.npy"],
+            r"initial to hold rows in \[0, N\) with N = 500, got 500",
+        ),
+        (["folder", "--k", "7", "--resume", "wide.npy"], r"argument --resume: expected .* got shape \[3, 2\]"),
+        (["folder", "--k", "7", "--resume", "floats.npy"], "select: expected initial to be int64 .* got torch.float64"),
     ],
 )
 def test_what_is_wrong_is_one_line(x, arguments, message, capsys):
@@ -135,6 +147,8 @@ def test_what_is_wrong_is_one_line(x, arguments, message, capsys):
     np.save("wide.npy", np.zeros((3, 2), dtype=np.float32))
     np.save("four.npy", np.arange(4))
     np.save("twice.npy", np.array([1, 1]))
+    np.save("far.npy", np.array([1, 500]))
+    np.save("floats.npy", np.ones(2))
     with pytest.raises(SystemExit) as raised:
         main(["select", *arguments])
     assert raised.value.code == 2
