@@ -61,14 +61,14 @@ def each_item(
     Raises:
         ValueError: unless ``0 <= k <= N``, or ``0 <= k <= N - M`` beside M different initial rows in [0, N).
     """
-    count, given = x.shape[-2], 0
+    count, others = x.shape[-2], 0
     if initial is not None:
-        given = initial.shape[-1]
+        others = initial.shape[-1]
         for rows in (initial[item].tolist() for item in _positions(x.shape[:-2])):
             if len(set(rows)) < len(rows) or not set(rows) <= set(range(count)):
                 raise ValueError(f"expected different initial rows in [0, N) with N = {count}, got {rows}")
-    if not 0 <= k <= count - given:
-        beside = f" beside {given} initial rows" if given else ""
+    if not 0 <= k <= count - others:
+        beside = f" beside {others} initial rows" if others else ""
         raise ValueError(f"expected k to be in [0, N] with N = {count}{beside}, got {k}")
     x, weights = x.cpu(), tuple(weight.cpu() for weight in weights)
     leading = x.shape[:-2]

@@ -21,8 +21,13 @@ _METHODS = ("divprune", "mmr", "idpruner")
 
 def add(commands: Any) -> None:
     """Adds the command to a parser."""
-    command = commands.add_parser("select", help="select diverse rows of .npy and .safetensors files, of any size")
-    command.add_argument("files", metavar="FILE", nargs="+", help=".npy or .safetensors files, or folders of them")
+    command = commands.add_parser("select", help="select diverse rows of files of any size")
+    command.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="files .npy, .safetensors, .arrow, .feather and .parquet, or folders of them",
+    )
     command.add_argument("--k", type=_count, required=True, metavar="COUNT", help="how many rows to keep")
     command.add_argument(
         "--method",
@@ -31,7 +36,7 @@ def add(commands: Any) -> None:
         metavar="METHOD",
         help=f"one of {', '.join(_METHODS)} (divprune)",
     )
-    command.add_argument("--tensor", metavar="NAME", help="the matrix, in safetensors files that have several")
+    command.add_argument("--tensor", metavar="NAME", help="the matrix or column, in files that have several")
     command.add_argument("--weights", metavar="FILE", help="relevance (mmr) or importance (idpruner) of each row")
     command.add_argument("--lam", type=float, default=0.5, metavar="SHARE", help="weight of these, in [0, 1] (0.5)")
     command.add_argument("--out", default="indices.npy", metavar="FILE", help="the picks, int64 (indices.npy)")
