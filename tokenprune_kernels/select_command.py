@@ -99,6 +99,11 @@ def _select(options: argparse.Namespace) -> None:
         _write(Path(options.out), torch.cat([done, selection.indices()]))
         seconds = perf_counter() - start
         print(f"{options.method} kept {options.k:,} of {sum(rows):,} rows in {seconds:.1f} s")
+        if exchange.size > 1:
+            received = 1e-6 * exchange.received_bytes
+            print(
+                f"{exchange.collectives:,} collectives brought {received:,.1f} MB to each of {exchange.size} processes"
+            )
         print(f"wrote {options.out}")
 
 

@@ -1,5 +1,6 @@
 """The command `select`: rows of files, without reading more of them than it must."""
 
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_it_goes_on_behind_rows_that_are_not_finite(x):
 def test_two_processes_of_torchrun_write_the_same(x):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--standalone", "-m", "tokenprune_kernels", "select", "folder", "--k", "60", "--out", "two.npy"]
-    subprocess.run(command, check=True, timeout=180, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(tokenprune_kernels.__file__).parent.parent)}
+    done = subprocess.run(command, check=True, timeout=180, capture_output=True, text=True, env=env)
+    assert re.search(r"^\d+ collectives brought [\d.]+ MB to each of 2 processes$", done.stdout, re.MULTILINE)
     assert np.load("two.npy").tolist() == tokenprune_kernels.divprune(x, 60).tolist()
 
 
