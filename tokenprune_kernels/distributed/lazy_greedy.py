@@ -27,7 +27,7 @@ _PICKS_PER_UPDATE = 64
 
 def candidates_of_a_round(k: int, size: int) -> int:
     """How many candidates a rank sends at most. More of them make fewer, larger rounds."""
-    return max(64, min(256, k // (8 * size)))
+    return max(64, min(256, k // (4 * size)))
 
 
 class LazyGreedy:
