@@ -42,7 +42,7 @@ def _load() -> tuple[str, str]:
         getattr(torch.ops, namespace.decode())._build_info()
         _hand_over_python(library)
     except (AttributeError, OSError, RuntimeError, ValueError) as error:
-        return "", str(error)
+        return "", str(error.__cause__ or error)  # torch says only which file it cannot load
     return namespace.decode(), ""
 
 
