@@ -51,6 +51,8 @@ def check_new_turn(conversation: Conversation, inputs: Any) -> None:
         )
     if "past_key_values" in inputs:
         raise ValueError("next_turn: expected no past_key_values in inputs, as output has the cache, got some")
+    if inputs.get("position_ids") is not None:
+        raise ValueError("next_turn: expected no position_ids in inputs, as they follow from earlier turns, got some")
     if _begins_again(conversation, ids, inputs.get("attention_mask")):
         raise ValueError(
             f"next_turn: expected input_ids of the new turn alone, got {ids.shape[1]} tokens that begin with the first "
