@@ -99,6 +99,11 @@ def test_placeholders_come_with_pixels(family, token):
             ValueError,
             "attention_mask to have the shape of the new turn's input_ids, [1, 2], got shape [1, 14]",
         ),
+        (
+            text(7, 0) | {"attention_mask": torch.tensor([[1, 0]])},
+            ValueError,
+            "padding on the left and at least one new token in each row, got an attention_mask that ends in 0",
+        ),
         (text(7, 8) | {"attention_mask": [1, 1]}, TypeError, "attention_mask to be a tensor, got list"),
         (text(7, 8) | {"past_key_values": object()}, ValueError, "no past_key_values in inputs"),
         (text(7, 8) | {"position_ids": torch.tensor([[12, 13]])}, ValueError, "no position_ids in inputs"),
