@@ -10,6 +10,7 @@ from tests.vllm.tiny import SPECIAL, TEXT
 
 CONFIG = {**TEXT, **SPECIAL, "num_hidden_layers": 1}
 WIDTH, WORDS = TEXT["hidden_size"], TEXT["vocab_size"]
+DRAFTS = 3  # tokens ahead
 
 
 def eagle_that_reads_images():
@@ -50,11 +51,21 @@ def draft_model():
     return config.to_dict(), transformers.LlamaForCausalLM(config).state_dict()
 
 
+def medusa():
+    heads = {f"lm_heads.{head}.weight": torch.empty(WORDS, WIDTH) for head in range(DRAFTS)}
+    heads |= {f"blocks.{head}.layers.0.weight": torch.empty(WIDTH, WIDTH) for head in range(DRAFTS)}
+    heads |= {f"blocks.{head}.layers.0.bias": torch.zeros(WIDTH) for head in range(DRAFTS)}
+    sizes = {"hidden_size": WIDTH, "vocab_size": WORDS, "truncated_vocab_size": WORDS, "num_heads": DRAFTS}
+    return {"model_type": "medusa", "architectures": ["MedusaModel"], "num_hidden_layers": 1, **sizes}, heads
+
+
+READS_IMAGES = "eagle that reads images"
 DRAFTERS = {
-    "eagle that reads images": ("eagle", eagle_that_reads_images),
+    READS_IMAGES: ("eagle", eagle_that_reads_images),
     "eagle": ("eagle", eagle),
     "eagle3": ("eagle3", eagle3),
     "draft model": ("draft_model", draft_model),
+    "medusa": (None, medusa),  # with the method, vLLM asks the model's configuration for words, which a LLaVA has not
 }
 
 
@@ -71,4 +82,5 @@ def drafted(name, folder):
     (path / "config.json").write_text(json.dumps(config))
     weights = {name: weight.float().contiguous().clone() for name, weight in weights.items()}
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    return {"method": method, "model": str(path), "num_speculative_tokens": 3}
+    speculation = {"model": str(path), "num_speculative_tokens": DRAFTS}
+    return speculation if method is None else speculation | {"method": method}

@@ -6,7 +6,7 @@ pytest.importorskip("vllm")
 
 import torch
 
-from tests.vllm.drafters import drafted
+from tests.vllm.drafters import READS_IMAGES, drafted
 from tests.vllm.engine import load_classes, running
 from tests.vllm.media import Request
 from tests.vllm.requests import ENGINE, kinds, mixes
@@ -15,7 +15,6 @@ from tests.vllm.tiny import saved
 from tokenprune_kernels.integrations.vllm import registration
 
 pytestmark = pytest.mark.vllm
-READS = "eagle that reads images"
 STEPS = {"max_num_batched_tokens": 64}  # cut images into chunks, of which a drafter sees a token more
 
 
@@ -44,7 +43,7 @@ def assert_answers(engine):
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_a_drafter_that_reads_images(family, checkpoints, monkeypatch):
     """It gets the rows that the model gets, without further columns."""
-    speculation = {"speculative_config": drafted(READS, checkpoints), "disable_log_stats": False}
+    speculation = {"speculative_config": drafted(READS_IMAGES, checkpoints), "disable_log_stats": False}
     with running(family, checkpoints, ENGINE, **speculation, **STEPS) as engine:
         drafter = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
         assert drafter.supports_mm_inputs
@@ -63,6 +62,7 @@ def test_a_drafter_that_reads_images(family, checkpoints, monkeypatch):
         ("llava", "eagle"),
         ("llava", "eagle3"),
         ("llava", "draft model"),
+        ("llava", "medusa"),
         ("qwen2_5_vl", "eagle3"),
         ("qwen2_5_vl", "draft model"),
         ("qwen3_vl", "eagle3"),
@@ -71,14 +71,15 @@ def test_a_drafter_that_reads_images(family, checkpoints, monkeypatch):
 def test_a_drafter_of_text(family, name, checkpoints):
     speculation = {"speculative_config": drafted(name, checkpoints), "disable_log_stats": False}
     with running(family, checkpoints, ENGINE, **speculation, **STEPS) as engine:
-        assert not engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter.supports_mm_inputs
+        drafter = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        assert not getattr(drafter, "supports_mm_inputs", False)
         assert_answers(engine)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
 def test_where_vllm_fails_with_rows_of_images_a_drafter_that_reads_them_is_refused(family, checkpoints):
     """The features of deeper layers of Qwen3-VL, and a model as its own draft model."""
-    speculation = drafted(READS, checkpoints)
+    speculation = drafted(READS_IMAGES, checkpoints)
     if family == "llava":
         path = str(saved(family, checkpoints))
         speculation = {"method": "draft_model", "model": path, "num_speculative_tokens": 3}
