@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.distributed.ranks import Ranks
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
+from tokenprune_kernels.distributed import shard
 from tokenprune_kernels.methods import METHODS
 
 SELECTORS = ("divprune", "mmr", "idpruner")
@@ -143,3 +144,11 @@ def test_any_split_of_any_rows(ranks, data):
         data.draw(st.lists(st.integers(0, count - 1), max_size=count - k, unique=True), "initial"), dtype=torch.int64
     )
     check(ranks, method, x.to(data.draw(st.sampled_from(DTYPES), "dtype")), weight, k, lam, cuts, initial)
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+@pytest.mark.parametrize("most", [1, 7, 200])
+def test_so_many_similarities_at_a_time_change_nothing(monkeypatch, method, most):
+    monkeypatch.setattr(shard, "_SIMILARITIES_AT_A_TIME", most)
+    x = exact_tokens(60, 16, non_zeros=4)
+    check(None, method, x, random_weight(60), 30, 0.5, [])
