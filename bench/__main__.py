@@ -17,6 +17,7 @@ COMMANDS = {
     "host": "what a call on a GPU costs in Python before its last launch, without a GPU",
     "load": "the operators on a CPU that other work keeps busy",
     "clusters": "DivPrune on up to a million rows in clusters",
+    "rows": "the command select on a million rows of a file, in one process and two",
     "e2e": "7B models in full width with and without pruning",
     "vllm": "requests to a vLLM engine with and without pruning",
     "accuracy": "what pruning costs in answers, on a small model that is trained here",

@@ -29,10 +29,18 @@ MOST_ROWS_OF_THE_LOOP = 100_000
 
 def tokens(count: int, noise: float) -> torch.Tensor:
     """Rows of seeded clusters: float32 [count, DEPTH]."""
+    return tokens_and_clusters(count, noise, DEPTH)[0]
+
+
+def tokens_and_clusters(count: int, noise: float, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of seeded clusters, float32 [count, depth], and the cluster of each."""
     generator = torch.Generator().manual_seed(0)
-    centres = normalize(torch.randn(CLUSTERS, DEPTH, generator=generator), dim=1)
+    centres = normalize(torch.randn(CLUSTERS, depth, generator=generator), dim=1)
     members = torch.randint(CLUSTERS, (count,), generator=generator)
-    return torch.randn(count, DEPTH, generator=generator).mul_(noise / DEPTH**0.5).add_(centres[members])
+    x = torch.randn(count, depth, generator=generator).mul_(noise / depth**0.5)
+    for part, own in zip(x.split(1 << 16), members.split(1 << 16), strict=True):
+        part.add_(centres[own])
+    return x, members
 
 
 def picked_by_loop(x: torch.Tensor, first: int, k: int) -> list[int]:

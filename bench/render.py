@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import analysis_table, clusters, files, load, roofline, tables, vllm_serving
+from bench import analysis_table, clusters, files, load, roofline, rows_table, tables, vllm_serving
 from bench.accuracy import published as published_accuracy
 from bench.devices import cpu
 from bench.end_to_end import table as end_to_end
@@ -14,7 +14,7 @@ from bench.files import ROOT
 from bench.markdown import put_between
 
 BENCHMARKS, README, VLLM = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "vllm.md"
-ACCURACY = ROOT / "docs" / "accuracy.md"
+ACCURACY, DISTRIBUTED = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "distributed.md"
 # The processor of the README's table.
 SPEED_RESULT = "cpu-intel-r-xeon-r-processor-2-80ghz.json"
 
@@ -31,6 +31,12 @@ def rendered() -> dict[tuple[str, Path], str]:
         ("load table", BENCHMARKS): _tables("load-*.json", load.table, "make bench-load", titled=True),
         ("clusters table", BENCHMARKS): _tables(
             "clusters-*.json", clusters.table, "python -m bench clusters", titled=True
+        ),
+        ("rows table", DISTRIBUTED): _tables(
+            "rows-*.json", rows_table.with_figure, "python -m bench rows", titled=True
+        ),
+        ("collectives table", DISTRIBUTED): _tables(
+            "rows-*.json", rows_table.photographs, "python -m bench rows", titled=True
         ),
         ("vllm table", VLLM): _tables("vllm-*.json", vllm_serving.table, "make bench-vllm", titled=True),
         ("gpu prediction table", BENCHMARKS): roofline.table(),

@@ -9,12 +9,12 @@ from .greedy import each_item, greedy
 from .similarity import finite_rows, similarity_matrix
 
 
-def divprune(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def divprune(x: Tensor, k: int, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The contract's DivPrune on x ``[..., N, D]``: int64 indices and float64 scores, ``[..., k]``."""
-    return each_item(_divprune, x, k)
+    return each_item(_divprune, x, k, initial=initial)
 
 
-def _divprune(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _divprune(x: Tensor, k: int, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
     finite = finite_rows(x)
     similarity = similarity_matrix(x, finite)
     return greedy(
@@ -23,6 +23,7 @@ def _divprune(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k,
         first_scores=lambda: 1.0 - nearest_neighbour(similarity, finite),
         scores_of=lambda running_maximum: 1.0 - running_maximum,
+        initial=initial,
     )
 
 

@@ -10,14 +10,22 @@ from .mmr import select
 from .similarity import finite_rows
 
 
-def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> tuple[Tensor, Tensor]:
+def idpruner(
+    x: Tensor, importance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The contract's IDPruner on x ``[..., N, D]`` and importance ``[..., N]``: indices and float64 scores."""
-    return each_item(lambda x, k, importance: _idpruner(x, importance, k, lam), x, k, importance)
+    return each_item(
+        lambda x, k, importance, initial=None: _idpruner(x, importance, k, lam, initial),
+        x,
+        k,
+        importance,
+        initial=initial,
+    )
 
 
-def _idpruner(x: Tensor, importance: Tensor, k: int, lam: float) -> tuple[Tensor, Tensor]:
+def _idpruner(x: Tensor, importance: Tensor, k: int, lam: float, initial: Tensor | None) -> tuple[Tensor, Tensor]:
     finite = finite_rows(x, importance)
-    return select(x, relevance_of(importance, finite), finite, k, lam)
+    return select(x, relevance_of(importance, finite), finite, k, lam, initial)
 
 
 def relevance_of(importance: Tensor, finite: Tensor) -> Tensor:

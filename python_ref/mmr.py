@@ -8,12 +8,20 @@ from .greedy import each_item, greedy
 from .similarity import finite_rows, similarity_matrix
 
 
-def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5) -> tuple[Tensor, Tensor]:
+def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The contract's MMR on x ``[..., N, D]`` and relevance ``[..., N]``: indices and float64 scores, ``[..., k]``."""
-    return each_item(lambda x, k, relevance: select(x, relevance, finite_rows(x, relevance), k, lam), x, k, relevance)
+    return each_item(
+        lambda x, k, relevance, initial=None: select(x, relevance, finite_rows(x, relevance), k, lam, initial),
+        x,
+        k,
+        relevance,
+        initial=initial,
+    )
 
 
-def select(x: Tensor, relevance: Tensor, finite: Tensor, k: int, lam: float) -> tuple[Tensor, Tensor]:
+def select(
+    x: Tensor, relevance: Tensor, finite: Tensor, k: int, lam: float, initial: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """MMR on one item, x ``[N, D]``, whose finite rows ``[N]`` are known."""
     relevance = relevance.float().double()
     return greedy(
@@ -22,6 +30,7 @@ def select(x: Tensor, relevance: Tensor, finite: Tensor, k: int, lam: float) -> 
         k,
         first_scores=lambda: relevance,
         scores_of=lambda running_maximum: marginal_relevance(relevance, running_maximum, lam),
+        initial=initial,
     )
 
 

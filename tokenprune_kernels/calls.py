@@ -41,11 +41,14 @@ def select(
     keep_ratio: float | None,
     sorted: bool,
     lam: float = 0.5,
+    initial: Tensor | None = None,
 ) -> Tensor:
     """Returns the rows that the operator `method` keeps of each item of x ``[..., N, D]``."""
-    _check_given(method, {"x": x, METHODS[method].weight: weight})
-    k, lam = _budget(method, x, k, keep_ratio), number(method, "lam", lam)
-    indices: Tensor = getattr(_ops, method)(*METHODS[method].arguments(x, weight, (k,), lam))
+    _check_given(method, {"x": x, METHODS[method].weight: weight, **({} if initial is None else {"initial": initial})})
+    if initial is not None and keep_ratio is not None:
+        raise ValueError(f"{method}: expected keep_ratio to be None with initial, got {keep_ratio}")
+    k, lam = _budget(method, x, k, keep_ratio, initial), number(method, "lam", lam)
+    indices: Tensor = getattr(_ops, method)(*METHODS[method].arguments(x, weight, (k,), lam, initial))
     return indices.sort(dim=-1).values if sorted else indices
 
 
@@ -90,7 +93,7 @@ def _check_given(name: str, tensors: Mapping[str | None, Any]) -> None:
                 sharding.register()
 
 
-def _budget(name: str, x: Tensor, k: Any, keep_ratio: Any) -> int:
+def _budget(name: str, x: Tensor, k: Any, keep_ratio: Any, initial: Tensor | None) -> int:
     if (k is None) == (keep_ratio is None):
         raise ValueError(
             f"{name}: expected exactly one of k and keep_ratio to be given, got k={k} and keep_ratio={keep_ratio}"
@@ -100,6 +103,8 @@ def _budget(name: str, x: Tensor, k: Any, keep_ratio: Any) -> int:
     if k is None:
         return kept_count(name, x.shape[-2], keep_ratio)
     k = exact_integer(name, "k", k)
+    if initial is not None:
+        return k
     if not torch.compiler.is_compiling() and not 0 <= k <= x.shape[-2]:  # the operator says the same, without the hint
         raise ValueError(
             f"{name}: expected k to be in [0, N] with N = {x.shape[-2]}, got {k}"

@@ -17,25 +17,37 @@ _TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WEIGHT_DTYPES = (*_TOKEN_DTYPES, torch.float64)
 
 
-def check_dense(operator: str, x: Tensor, k: int, lam: float = 0.0, **weights: Tensor) -> tuple[int, ...]:
+def check_dense(
+    operator: str, x: Tensor, k: int, lam: float = 0.0, initial: Tensor | None = None, **weights: Tensor
+) -> tuple[int, ...]:
     """Checks the arguments of an operator on a batch and returns the shape of its result.
+
+    The contents of `initial` are left to the backends: reading them here would wait for a GPU.
 
     Args:
         operator: the name that messages begin with.
         x: tokens, ``[..., N, D]``.
         k: how many rows to keep of each item.
         lam: of the methods that have it.
+        initial: the rows of each item that are selected already, ``[..., M]``; of the methods that have it.
         weights: ``relevance`` or ``importance``, by name, of the methods that have one.
     """
     check_tokens(operator, x)
     for name, weight in weights.items():
         _check_weight(operator, name, weight, x)
+    given = 0
+    if initial is not None:
+        _check_initial(operator, initial, x)
+        given = initial.shape[-1]
 
     def message() -> str:
-        return f"{operator}: expected k to be in [0, N] with N = {x.shape[-2]}, got {k}"
+        count = x.shape[-2]
+        if initial is None:
+            return f"{operator}: expected k to be in [0, N] with N = {count}, got {k}"
+        return f"{operator}: expected k to be in [0, N - M] with N = {count} and M = {given} initial rows, got {k}"
 
     _require(k >= 0, message)
-    _require(k <= x.shape[-2], message)
+    _require(k + given <= x.shape[-2], message)
     _check_lam(operator, lam)
     return (*x.shape[:-2], k)
 
@@ -106,6 +118,25 @@ def _check_weight(operator: str, name: str, weight: Tensor, x: Tensor) -> None:
         TypeError,
     )
     _check_device(operator, name, weight, x)
+
+
+def _check_initial(operator: str, initial: Tensor, x: Tensor) -> None:
+    def message() -> str:
+        shape = ", ".join([*map(str, x.shape[:-2]), "M"])
+        return (
+            f"{operator}: expected initial to have shape [{shape}] (x without its last two dimensions, and M rows), "
+            f"got shape {list(initial.shape)}"
+        )
+
+    _require(initial.dim() == x.dim() - 1, message)
+    for size, expected in zip(initial.shape[:-1], x.shape[:-2], strict=True):
+        _require(size == expected, message)
+    _require(
+        initial.dtype == torch.int64,
+        lambda: f"{operator}: expected initial to be int64, got {_dtype_name(initial.dtype)}",
+        TypeError,
+    )
+    _check_device(operator, "initial", initial, x)
 
 
 def _check_device(operator: str, name: str, tensor: Tensor, x: Tensor) -> None:

@@ -70,8 +70,8 @@ def _free_size(k: int) -> int:
     return k
 
 
-@_operator("Tensor x, SymInt k")
-def divprune(x: Tensor, k: int) -> tuple[int, ...]:
+@_operator("Tensor x, SymInt k, Tensor? initial=None")
+def divprune(x: Tensor, k: int, initial: Tensor | None = None) -> tuple[int, ...]:
     """DivPrune: greedy max-min diversity.
 
     First the row whose nearest other row is farthest, then repeatedly the unselected row whose nearest selected row is
@@ -80,11 +80,11 @@ def divprune(x: Tensor, k: int) -> tuple[int, ...]:
     Takes O(N^2 D) operations for the first pick and O(N k D) for the others. On the CPU, takes
     O(N + k D) memory beside x, and a copy of x where its last stride is not 1.
     """
-    return check_dense("divprune", x, k)
+    return check_dense("divprune", x, k, initial=initial)
 
 
-@_operator("Tensor x, Tensor relevance, SymInt k, float lam=0.5")
-def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5) -> tuple[int, ...]:
+@_operator("Tensor x, Tensor relevance, SymInt k, float lam=0.5, Tensor? initial=None")
+def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None) -> tuple[int, ...]:
     """Maximal marginal relevance, MMR.
 
     First the most relevant row, then repeatedly the unselected row with the largest
@@ -94,11 +94,11 @@ def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5) -> tuple[int, ..
     Takes O(N k D) operations. On the CPU, takes O(N + k D) memory beside x, and a
     copy of x where its last stride is not 1.
     """
-    return check_dense("mmr", x, k, lam, relevance=relevance)
+    return check_dense("mmr", x, k, lam, initial, relevance=relevance)
 
 
-@_operator("Tensor x, Tensor importance, SymInt k, float lam=0.5")
-def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> tuple[int, ...]:
+@_operator("Tensor x, Tensor importance, SymInt k, float lam=0.5, Tensor? initial=None")
+def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None) -> tuple[int, ...]:
     """IDPruner: MMR on scaled importance.
 
     Relevance is ``(w - min w) / (max w - min w + 1e-6)`` for importance w, minimum and maximum over the finite rows of
@@ -109,7 +109,7 @@ def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5) -> tuple[i
     Takes O(N k D) operations. On the CPU, takes O(N + k D) memory beside x, and a
     copy of x where its last stride is not 1.
     """
-    return check_dense("idpruner", x, k, lam, importance=importance)
+    return check_dense("idpruner", x, k, lam, initial, importance=importance)
 
 
 @_operator("Tensor x, Tensor relevance, SymInt k")

@@ -17,10 +17,14 @@ class Method:
     """The argument with one value per token, ``"relevance"`` or ``"importance"``; None where tokens are enough."""
     has_lam: bool
     """Whether ``lam``, the weight of that argument against diversity, is an argument."""
+    has_initial: bool
+    """Whether ``initial``, rows that are selected already, is an argument of the operator on batches."""
     source: str
     """The publication, with the section that has the rule."""
 
-    def arguments(self, x: Any, weight: Any, budget: tuple[Any, ...], lam: float) -> tuple[Any, ...]:
+    def arguments(
+        self, x: Any, weight: Any, budget: tuple[Any, ...], lam: float, initial: Any = None
+    ) -> tuple[Any, ...]:
         """The positional arguments of the method's operators.
 
         Args:
@@ -28,15 +32,17 @@ class Method:
             weight: ignored where the method has none.
             budget: ``(k,)``, or ``(cu_seqlens, cu_k, total_k, max_seqlen)`` of the varlen operator.
             lam: ignored where the method has none.
+            initial: left out where it is None, the default of the operators.
         """
-        return (x, *(() if self.weight is None else (weight,)), *budget, *((lam,) if self.has_lam else ()))
+        given = (() if self.weight is None else (weight,)), budget, ((lam,) if self.has_lam else ())
+        return (x, *(each for part in given for each in part), *(() if initial is None else (initial,)))
 
 
 METHODS = {
-    "divprune": Method(None, False, "Alvar et al., CVPR 2025, arXiv 2503.02175, section 3"),
-    "mmr": Method("relevance", True, "Carbonell & Goldstein, SIGIR 1998, section 2"),
-    "idpruner": Method("importance", True, "Tan et al., arXiv 2602.13315, section 3"),
-    "dpp": Method("relevance", False, "Chen et al., NeurIPS 2018, arXiv 1709.05135, section 4"),
+    "divprune": Method(None, False, True, "Alvar et al., CVPR 2025, arXiv 2503.02175, section 3"),
+    "mmr": Method("relevance", True, True, "Carbonell & Goldstein, SIGIR 1998, section 2"),
+    "idpruner": Method("importance", True, True, "Tan et al., arXiv 2602.13315, section 3"),
+    "dpp": Method("relevance", False, False, "Chen et al., NeurIPS 2018, arXiv 1709.05135, section 4"),
 }
 
 

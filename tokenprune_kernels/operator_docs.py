@@ -18,6 +18,10 @@ _LAM = """\
 weight of {weight}, in [0, 1]: 1 ranks by {weight} alone, 0 by diversity alone. A constant of a compiled
         graph."""
 _WEIGHT = "of each token, ``{shape}``, float16, bfloat16, float32 or float64, turned into float32."
+_INITIAL = """\
+rows of each item that count as selected before the first pick, int64 ``[..., M]``, different ones in any
+        order, on the device of x; None for none. The picks come after them, ``0 <= k <= N - M``. Not on the triton
+        backend."""
 
 _ARGUMENTS = {
     "x": "tokens, ``[..., N, D]``, D >= 1, float16, bfloat16 or float32, any strides.",
@@ -25,6 +29,7 @@ _ARGUMENTS = {
     "importance": _WEIGHT.format(shape="[..., N]"),
     "k": "how many rows to keep of each item, ``0 <= k <= N``.",
     "lam": _LAM,
+    "initial": _INITIAL,
 }
 _VARLEN_ARGUMENTS = {
     "x": "tokens of all segments, ``[T, D]``, D >= 1, float16, bfloat16 or float32, any strides.",

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_SUFFIXES = (".npy", ".safetensors")
+from . import column_files
+from .column_files import Copied
+
+_SUFFIXES = (".npy", ".safetensors", *column_files.SUFFIXES)
 _SAFETENSORS = {"F16": ("<f2", torch.float16), "BF16": ("<u2", torch.bfloat16), "F32": ("<f4", torch.float32)}
 
 
-def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor]:
+def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor | Copied]:
     """The rows of files, and of all files of folders, in the order of their names.
 
     Args:
-        paths: ``.npy`` and ``.safetensors`` files with a matrix ``[N, D]``, or folders of such files.
-        tensor: the name of the matrix in safetensors files that have several.
+        paths: ``.npy`` and ``.safetensors`` files with a matrix ``[N, D]``, ``.arrow``, ``.feather`` and ``.parquet``
+            files with a column of fixed-size lists, or folders of such files.
+        tensor: the name of the matrix or column in files that have several.
 
     Returns:
-        A tensor ``[N, D]`` for each file, of one D and one dtype: float16, bfloat16 or float32.
+        A tensor ``[N, D]`` for each file, or what becomes one in `share`, of one D and one dtype: float16, bfloat16 or
+        float32.
 
     Raises:
         ValueError: a file cannot be read, is no such file, or differs from the first one in D or dtype.
-        ImportError: numpy is not installed.
+        ImportError: numpy is not installed, or pyarrow for files that need it.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    parts = [_matrix(file, tensor) for file in files]
+    parts = [
+        _readable(column_files.open_column if file.suffix in column_files.SUFFIXES else _matrix, file, tensor)
+        for file in files
+    ]
     for file, part in zip(files, parts, strict=True):
         if part.dim() != 2 or part.shape[1] == 0:
             raise ValueError(f"{file}: expected a matrix [N, D] with D >= 1, got shape {list(part.shape)}")
@@ -43,14 +51,14 @@ def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor]:
 
 def open_weights(path: str, count: int) -> Tensor:
     """One number for each row, from a ``.npy`` or ``.safetensors`` file: ``[count]``."""
-    weights = _matrix(Path(path), None, dimensions=1)
+    weights = _readable(_vector, Path(path), None)
     if list(weights.shape) != [count]:
         raise ValueError(f"{path}: expected a number for each of {count:,} rows, got shape {list(weights.shape)}")
     return weights
 
 
-def share(parts: Sequence[Tensor], rank: int, size: int) -> list[Tensor]:
-    """The rows of one of several processes, which have as many each, without copying them."""
+def share(parts: Sequence[Tensor | Copied], rank: int, size: int) -> list[Tensor]:
+    """The rows of one of several processes, which have as many each. Tensors are not copied."""
     total = sum(len(part) for part in parts)
     begin, end = total * rank // size, total * (rank + 1) // size
     mine, start = [], 0
@@ -65,19 +73,28 @@ def share(parts: Sequence[Tensor], rank: int, size: int) -> list[Tensor]:
 def _files(path: Path) -> list[Path]:
     files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{path}: expected .npy or .safetensors files in the folder, got none")
+        raise ValueError(f"{path}: expected {', '.join(_SUFFIXES)} files in the folder, got none")
     return files
 
 
-def _matrix(file: Path, tensor: str | None, dimensions: int = 2) -> Tensor:
+def _readable(read: Callable[..., Any], file: Path, name: str | None) -> Any:
     try:
-        if file.suffix == ".npy":
-            return _npy(file)
-        if file.suffix == ".safetensors":
-            return _safetensors(file, tensor, dimensions)
+        return read(file, name)
     except OSError as error:
         raise ValueError(f"{file}: expected a file that can be read, got {error.strerror or error}") from None
-    raise ValueError(f"{file}: expected a .npy or a .safetensors file")
+
+
+def _matrix(file: Path, tensor: str | None, dimensions: int = 2) -> Tensor:
+    if file.suffix == ".npy":
+        return _npy(file)
+    if file.suffix == ".safetensors":
+        return _safetensors(file, tensor, dimensions)
+    expected = ", ".join(_SUFFIXES if dimensions == 2 else _SUFFIXES[:2])
+    raise ValueError(f"{file}: expected a file {expected}")
+
+
+def _vector(file: Path, name: None) -> Tensor:
+    return _matrix(file, name, dimensions=1)
 
 
 def _npy(file: Path) -> Tensor:

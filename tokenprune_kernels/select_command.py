@@ -21,8 +21,13 @@ _METHODS = ("divprune", "mmr", "idpruner")
 
 def add(commands: Any) -> None:
     """Adds the command to a parser."""
-    command = commands.add_parser("select", help="select diverse rows of .npy and .safetensors files, of any size")
-    command.add_argument("files", metavar="FILE", nargs="+", help=".npy or .safetensors files, or folders of them")
+    command = commands.add_parser("select", help="select diverse rows of files of any size")
+    command.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="files .npy, .safetensors, .arrow, .feather and .parquet, or folders of them",
+    )
     command.add_argument("--k", type=_count, required=True, metavar="COUNT", help="how many rows to keep")
     command.add_argument(
         "--method",
@@ -31,7 +36,7 @@ def add(commands: Any) -> None:
         metavar="METHOD",
         help=f"one of {', '.join(_METHODS)} (divprune)",
     )
-    command.add_argument("--tensor", metavar="NAME", help="the matrix, in safetensors files that have several")
+    command.add_argument("--tensor", metavar="NAME", help="the matrix or column, in files that have several")
     command.add_argument("--weights", metavar="FILE", help="relevance (mmr) or importance (idpruner) of each row")
     command.add_argument("--lam", type=float, default=0.5, metavar="SHARE", help="weight of these, in [0, 1] (0.5)")
     command.add_argument("--out", default="indices.npy", metavar="FILE", help="the picks, int64 (indices.npy)")
@@ -68,44 +73,49 @@ def _select(options: argparse.Namespace) -> None:
     if options.weights is not None:
         whole = open_weights(options.weights, sum(map(len, everything)))
         (weight,) = share([whole], exchange.rank, exchange.size)
-    k, lam, rows = agree(exchange, "select", parts, options.k, options.lam)
-    picked = None if options.resume is None else _picked(Path(options.resume), k, sum(rows))
+    done = torch.empty(0, dtype=torch.int64) if options.resume is None else _picks(Path(options.resume), options.k)
+    more, lam, rows = agree(exchange, "select", parts, options.k - len(done), options.lam, initial=done)
     start = perf_counter()
-    selection = Progress(options.method, parts, weight, k, lam, exchange, rows, picked)
+    selection = Progress(options.method, parts, weight, more, lam, exchange, rows, done)
     first = exchange.rank == 0
     try:
-        with Bar(k) as bar:
+        with Bar(options.k) as bar:
             if first:
                 bar.reach(
-                    0, "looking for the first pick" if picked is None else f"going on after {len(picked):,} picks"
+                    len(done), f"going on after {len(done):,} picks" if len(done) else "looking for the first pick"
                 )
             for number, count in enumerate(selection.rounds(), 1):
                 if first:
-                    to_go = (perf_counter() - start) * (k - count) / max(1, count)
-                    bar.reach(count, f"picks, {number} rounds, about {to_go:.0f} s to go")
+                    to_go = (perf_counter() - start) * (more - count) / max(1, count)
+                    bar.reach(len(done) + count, f"picks, {number} rounds, about {to_go:.0f} s to go")
     except KeyboardInterrupt:
-        indices = selection.indices() if picked is None or len(selection.indices()) else picked
+        picks = torch.cat([done, selection.indices()])
         if first:
-            _write(Path(options.out), indices)
+            _write(Path(options.out), picks)
         raise KeyboardInterrupt(
-            f"{options.out} has {len(indices):,} of {k:,} picks, --resume goes on from it"
+            f"{options.out} has {len(picks):,} of {options.k:,} picks, --resume goes on from it"
         ) from None
     if first:
-        _write(Path(options.out), selection.indices())
+        _write(Path(options.out), torch.cat([done, selection.indices()]))
         seconds = perf_counter() - start
-        print(f"{options.method} kept {k:,} of {sum(rows):,} rows in {seconds:.1f} s")
+        print(f"{options.method} kept {options.k:,} of {sum(rows):,} rows in {seconds:.1f} s")
+        if exchange.size > 1:
+            received = 1e-6 * exchange.received_bytes
+            print(
+                f"{exchange.collectives:,} collectives brought {received:,.1f} MB to each of {exchange.size} processes"
+            )
         print(f"wrote {options.out}")
 
 
-def _picked(path: Path, k: int, count: int) -> Tensor:
+def _picks(path: Path, k: int) -> Tensor:
     import numpy
 
-    picked = torch.from_numpy(numpy.load(path))
-    if picked.dtype != torch.int64 or picked.dim() != 1 or len(picked.unique()) < len(picked):
-        raise ValueError(f"argument --resume: expected different row numbers, int64, in {path}")
-    if len(picked) > k or bool(((picked < 0) | (picked >= count)).any()):
-        raise ValueError(f"argument --resume: expected at most {k:,} numbers of {count:,} rows, got others in {path}")
-    return picked
+    picks = torch.from_numpy(numpy.load(path))
+    if picks.dim() != 1 or len(picks) > k:
+        raise ValueError(
+            f"argument --resume: expected at most {k:,} row numbers in {path}, got shape {list(picks.shape)}"
+        )
+    return picks
 
 
 def _write(path: Path, indices: Tensor) -> None:

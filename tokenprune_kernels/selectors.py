@@ -7,7 +7,14 @@ from torch import Tensor
 from .calls import select, select_varlen
 
 
-def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None, sorted: bool = False) -> Tensor:
+def divprune(
+    x: Tensor,
+    k: int | None = None,
+    *,
+    keep_ratio: float | None = None,
+    sorted: bool = False,
+    initial: Tensor | None = None,
+) -> Tensor:
     """Selects k rows of each item by DivPrune, greedy max-min diversity.
 
     First the row whose nearest neighbour is farthest, then repeatedly the row that is farthest from the nearest
@@ -20,6 +27,8 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
             k or ``keep_ratio``.
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
+        initial: rows of each item that count as selected already, int64 ``[..., M]``; k counts the picks after them,
+            ``0 <= k <= N - M``. On the native backend.
 
     Returns:
         int64 ``[..., k]``, the kept rows of each item. ``torch.ops.tokenprune.divprune.scores`` returns their scores
@@ -39,8 +48,10 @@ def divprune(x: Tensor, k: int | None = None, *, keep_ratio: float | None = None
         tensor([2, 0, 3])
         >>> divprune(x, keep_ratio=0.5, sorted=True)
         tensor([0, 2])
+        >>> divprune(x, 2, initial=torch.tensor([1]))
+        tensor([3, 2])
     """
-    return select("divprune", x, None, k, keep_ratio, sorted)
+    return select("divprune", x, None, k, keep_ratio, sorted, initial=initial)
 
 
 def mmr(
@@ -51,6 +62,7 @@ def mmr(
     keep_ratio: float | None = None,
     lam: float = 0.5,
     sorted: bool = False,
+    initial: Tensor | None = None,
 ) -> Tensor:
     """Selects k rows of each item by maximal marginal relevance, MMR.
 
@@ -67,6 +79,8 @@ def mmr(
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
+        initial: rows of each item that count as selected already, int64 ``[..., M]``; k counts the picks after them,
+            ``0 <= k <= N - M``. On the native backend.
 
     Returns:
         int64 ``[..., k]``, the kept rows of each item. ``torch.ops.tokenprune.mmr.scores`` returns their scores too.
@@ -87,7 +101,7 @@ def mmr(
         >>> mmr(x, relevance, 2, lam=1.0)
         tensor([1, 0])
     """
-    return select("mmr", x, relevance, k, keep_ratio, sorted, lam)
+    return select("mmr", x, relevance, k, keep_ratio, sorted, lam, initial)
 
 
 def idpruner(
@@ -98,6 +112,7 @@ def idpruner(
     keep_ratio: float | None = None,
     lam: float = 0.5,
     sorted: bool = False,
+    initial: Tensor | None = None,
 ) -> Tensor:
     """Selects k rows of each item by IDPruner: MMR on importance that is scaled to [0, 1].
 
@@ -114,6 +129,8 @@ def idpruner(
         keep_ratio: the share of rows to keep, in (0, 1]: ``k = min(N, max(1, round_half_even(keep_ratio * N)))``.
         lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
         sorted: True returns ascending indices, as language models consume them, False the order of selection.
+        initial: rows of each item that count as selected already, int64 ``[..., M]``; k counts the picks after them,
+            ``0 <= k <= N - M``. On the native backend.
 
     Returns:
         int64 ``[..., k]``, the kept rows of each item. ``torch.ops.tokenprune.idpruner.scores`` returns their scores
@@ -135,7 +152,7 @@ def idpruner(
         >>> idpruner(x, importance, 2, lam=1.0)
         tensor([1, 0])
     """
-    return select("idpruner", x, importance, k, keep_ratio, sorted, lam)
+    return select("idpruner", x, importance, k, keep_ratio, sorted, lam, initial)
 
 
 def dpp(

@@ -1,5 +1,6 @@
 """The command `select`: rows of files, without reading more of them than it must."""
 
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_it_goes_on_behind_rows_that_are_not_finite(x):
 def test_two_processes_of_torchrun_write_the_same(x):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--standalone", "-m", "tokenprune_kernels", "select", "folder", "--k", "60", "--out", "two.npy"]
-    subprocess.run(command, check=True, timeout=180, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(tokenprune_kernels.__file__).parent.parent)}
+    done = subprocess.run(command, check=True, timeout=180, capture_output=True, text=True, env=env)
+    assert re.search(r"^\d+ collectives brought [\d.]+ MB to each of 2 processes$", done.stdout, re.MULTILINE)
     assert np.load("two.npy").tolist() == tokenprune_kernels.divprune(x, 60).tolist()
 
 
@@ -120,13 +123,25 @@ def test_ctrl_c_leaves_the_picks_so_far_which_the_next_call_goes_on_from(x, monk
         (["folder", "--k", "3", "--weights", "weights.npy"], "argument --weights: expected no file with divprune"),
         (["weights.npy", "--k", "3"], r"weights.npy: expected a matrix \[N, D\] with D >= 1, got shape \[500\]"),
         (["integers.npy", "--k", "3"], "integers.npy: expected float16 or float32, got int64"),
-        (["empty", "--k", "3"], "empty: expected .npy or .safetensors files in the folder, got none"),
+        (["empty", "--k", "3"], "empty: expected .npy, .safetensors, .* files in the folder, got none"),
         (
             ["folder", "wide.npy", "--k", "3"],
             "wide.npy: expected D = 24 and torch.float32, as in folder/a.npy, got D = 2",
         ),
-        (["folder", "--k", "3", "--resume", "four.npy"], "argument --resume: expected at most 3 numbers of 500 rows"),
-        (["folder", "--k", "3", "--resume", "twice.npy"], "argument --resume: expected different row numbers"),
+        (
+            ["folder", "--k", "3", "--resume", "four.npy"],
+            "argument --resume: expected at most 3 row numbers",
+        ),
+        (
+            ["folder", "--k", "3", "--resume", "twice.npy"],
+            "initial to hold different rows, got 1 twice",
+        ),
+        (
+            ["folder", "--k", "7", "--resume", "far.npy"],
+            r"initial to hold rows in \[0, N\) with N = 500, got 500",
+        ),
+        (["folder", "--k", "7", "--resume", "wide.npy"], r"argument --resume: expected .* got shape \[3, 2\]"),
+        (["folder", "--k", "7", "--resume", "floats.npy"], "select: expected initial to be int64 .* got torch.float64"),
     ],
 )
 def test_what_is_wrong_is_one_line(x, arguments, message, capsys):
@@ -135,6 +150,8 @@ def test_what_is_wrong_is_one_line(x, arguments, message, capsys):
     np.save("wide.npy", np.zeros((3, 2), dtype=np.float32))
     np.save("four.npy", np.arange(4))
     np.save("twice.npy", np.array([1, 1]))
+    np.save("far.npy", np.array([1, 500]))
+    np.save("floats.npy", np.ones(2))
     with pytest.raises(SystemExit) as raised:
         main(["select", *arguments])
     assert raised.value.code == 2

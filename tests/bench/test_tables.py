@@ -25,6 +25,7 @@ def test_rendering_changes_no_more_than_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(render, "README", tmp_path / "README.md")
     monkeypatch.setattr(render, "VLLM", tmp_path / "vllm.md")
     monkeypatch.setattr(render, "ACCURACY", tmp_path / "accuracy.md")
+    monkeypatch.setattr(render, "DISTRIBUTED", tmp_path / "distributed.md")
     for name, document in render.rendered():
         assert document.parent == tmp_path
         text = document.read_text() if document.exists() else ""

@@ -27,6 +27,10 @@ def mmr(x, relevance, k, lam):
     return distributed.mmr(x, relevance, k, lam).indices
 
 
+def goes_on(x, k, initial):
+    return distributed.divprune(x, k, initial=initial).indices
+
+
 def late(x, seconds):
     time.sleep(seconds)
     return distributed.divprune(x, 3).indices
@@ -83,6 +87,26 @@ def test_weights_and_lam_are_checked_too(ranks):
         raise error
 
 
+@pytest.mark.parametrize(
+    ("initial", "k", "message"),
+    [
+        ([[0, 7], [0, 8]], 3, "expected the same initial rows on all ranks, got 2 with the digest "),
+        ([[0], None], 3, "expected the same initial rows on all ranks, got 1 with the digest .* and none on rank 1"),
+        ([[0, 12], [0, 12]], 3, r"expected initial to hold rows in \[0, N\) with N = 12, got 12"),
+        ([[-1], [-1]], 3, r"expected initial to hold rows in \[0, N\) with N = 12, got -1"),
+        ([[3, 0, 3], [3, 0, 3]], 3, "expected initial to hold different rows, got 3 twice"),
+        ([[3, 0], [3, 0]], 11, r"k to be in \[0, N - M\] with N = 12 rows of all ranks and M = 2 initial rows, got 11"),
+        ([[[3]], [[3]]], 1, r"expected initial to be int64 of shape \[M\], got torch.int64 of shape \[1, 1\]"),
+        ([[0.5], [0.5]], 1, "expected initial to be int64 of shape .*, got torch.float32"),
+    ],
+)
+def test_initial_rows_are_the_same_on_all_ranks_different_and_in_range(ranks, initial, k, message):
+    given = [rows if rows is None else torch.tensor(rows) for rows in initial]
+    for error in ranks.call(goes_on, [X, X], [k, k], given):
+        with pytest.raises(ValueError, match=message):
+            raise error
+
+
 def test_another_instruction_set_is_an_error(ranks):
     for error in ranks.call(on_another_set, [X, X], ["", "portable"]):
         with pytest.raises(
@@ -115,6 +139,7 @@ def test_a_rank_may_be_late(ranks):
 def test_a_rank_that_ends_is_an_error_of_torch_on_the_others():
     ranks = Ranks(3)
     try:
+        ranks.call(divprune, [X] * 3, [1] * 3)  # starting processes takes as long as it takes
         begun = time.monotonic()
         *others, ended = ranks.call(ends, [X, X, X], [False, False, True])
         assert isinstance(ended, ProcessLookupError)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.distributed.ranks import Ranks
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
+from tokenprune_kernels.distributed import shard
 from tokenprune_kernels.methods import METHODS
 
 SELECTORS = ("divprune", "mmr", "idpruner")
@@ -26,30 +27,30 @@ def ranks(request):
     made.end()
 
 
-def select(method, x, weight, k, lam):
+def select(method, x, weight, k, lam, initial=None):
     """What a rank does: its picks, their scores, its own picks, and the collectives that it took."""
     arguments = METHODS[method].arguments(x, weight, (k,), lam)
-    found = getattr(distributed, method)(*arguments)
+    found = getattr(distributed, method)(*arguments, initial=initial)
     return found.indices, found.scores, found.local(), found.collectives
 
 
-def expected_of(method, x, weight, k, lam):
+def expected_of(method, x, weight, k, lam, initial):
     operator = getattr(torch.ops.tokenprune, method)
-    return operator.scores(*METHODS[method].arguments(x, weight, (k,), lam))
+    return operator.scores(*METHODS[method].arguments(x, weight, (k,), lam, initial))
 
 
-def check(ranks, method, x, weight, k, lam, cuts):
+def check(ranks, method, x, weight, k, lam, cuts, initial=None):
     """Compares every rank with one process. Returns how many collectives there were."""
-    indices, scores = expected_of(method, x, weight, k, lam)
+    indices, scores = expected_of(method, x, weight, k, lam, initial)
     bounds = [0, *sorted(cuts), len(x)]
     pieces = list(itertools.pairwise(bounds))
     if ranks is None:
-        answers = [select(method, x, weight, k, lam)]
+        answers = [select(method, x, weight, k, lam, initial)]
     else:
         size = ranks.size
         shards = [x[begin:end].clone() for begin, end in pieces]
         weights = [weight[begin:end].clone() for begin, end in pieces]
-        answers = ranks.call(select, [method] * size, shards, weights, [k] * size, [lam] * size)
+        answers = ranks.call(select, [method] * size, shards, weights, [k] * size, [lam] * size, [initial] * size)
     for (begin, end), answer in zip(pieces, answers, strict=True):
         assert not isinstance(answer, Exception), answer
         found, won, local, _ = answer
@@ -102,6 +103,16 @@ def test_shards_may_be_empty(ranks, method):
 
 
 @pytest.mark.parametrize("method", SELECTORS)
+def test_initial_rows(ranks, method):
+    x, weight = gaussian_tokens(90, 8), random_weight(90)
+    x[::5] = torch.nan
+    cuts = even_cuts(ranks, 90)
+    for initial in (torch.arange(1, 90, 3), torch.tensor([0, 85]), torch.empty(0, dtype=torch.int64)):
+        check(ranks, method, x, weight, 90 - len(initial), 0.5, cuts, initial)
+    check(ranks, method, x, weight, 0, 0.5, cuts, torch.arange(90))
+
+
+@pytest.mark.parametrize("method", SELECTORS)
 def test_every_row_has_its_equal_on_another_rank(ranks, method):
     x = gaussian_tokens(40, 16).repeat(2, 1)
     check(ranks, method, x, torch.ones(80), 60, 0.5, even_cuts(ranks, 80))
@@ -129,4 +140,15 @@ def test_any_split_of_any_rows(ranks, data):
     pieces = 1 if ranks is None else ranks.size
     cuts = data.draw(st.lists(st.integers(0, count), min_size=pieces - 1, max_size=pieces - 1), "cuts")
     method = data.draw(st.sampled_from(SELECTORS), "method")
-    check(ranks, method, x.to(data.draw(st.sampled_from(DTYPES), "dtype")), weight, k, lam, cuts)
+    initial = torch.tensor(
+        data.draw(st.lists(st.integers(0, count - 1), max_size=count - k, unique=True), "initial"), dtype=torch.int64
+    )
+    check(ranks, method, x.to(data.draw(st.sampled_from(DTYPES), "dtype")), weight, k, lam, cuts, initial)
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+@pytest.mark.parametrize("most", [1, 7, 200])
+def test_so_many_similarities_at_a_time_change_nothing(monkeypatch, method, most):
+    monkeypatch.setattr(shard, "_SIMILARITIES_AT_A_TIME", most)
+    x = exact_tokens(60, 16, non_zeros=4)
+    check(None, method, x, random_weight(60), 30, 0.5, [])

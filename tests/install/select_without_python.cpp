@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 
 using torch::stable::Tensor;
 namespace values = torch::stable::detail;
@@ -22,14 +23,15 @@ int main(int, char** arguments) {
   const std::size_t elements = count * depth;
   if (std::fread(x.mutable_data_ptr(), sizeof(float), elements, stdin) != elements) return 1;
 
-  std::array<StableIValue, 2> stack{values::from(x), values::from(k)};
+  const std::optional<Tensor> no_initial;
+  std::array<StableIValue, 3> stack{values::from(x), values::from(k), values::from(no_initial)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("tokenprune_native::divprune", "scores", stack.data(), TORCH_ABI_VERSION));
   const auto indices = values::to<Tensor>(stack[0]), scores = values::to<Tensor>(stack[1]);
   for (long i = 0; i < k; ++i) std::printf("%ld ", static_cast<const long*>(indices.const_data_ptr())[i]);
   for (long i = 0; i < k; ++i) std::printf("%a ", static_cast<const float*>(scores.const_data_ptr())[i]);
 
-  std::array<StableIValue, 2> too_many{values::from(x), values::from(count + 1)};
+  std::array<StableIValue, 3> too_many{values::from(x), values::from(count + 1), values::from(no_initial)};
   const bool refused =
       torch_call_dispatcher("tokenprune_native::divprune", "", too_many.data(), TORCH_ABI_VERSION) != 0;
   std::printf("%s\n", refused ? "refused" : "accepted");

@@ -113,7 +113,11 @@ assert t.divprune(x, 5).tolist() == picks
 
 
 def test_another_version_is_refused_in_one_line(tmp_path):
-    copy_of_package(tmp_path, "tokenprune_kernels", [('"Tensor x, SymInt k")', '"Tensor x, SymInt k, int more=0")')])
+    copy_of_package(
+        tmp_path,
+        "tokenprune_kernels",
+        [('Tensor? initial=None")\ndef divprune', 'Tensor? initial=None, int more=0")\ndef divprune')],
+    )
     output = run(f"""
 forget()
 sys.path.insert(0, {str(tmp_path)!r})

@@ -8,6 +8,7 @@ import torch
 from tests.support.block_sizes import COUNT, NEVER, PLAIN, BlockSizes, block_sizes, scored, with_broken_rows
 from tests.support.inputs import (
     METHODS,
+    WITH_INITIAL,
     arguments,
     clustered_tokens,
     exact_tokens,
@@ -37,6 +38,16 @@ SIZES = [
     BlockSizes(COUNT, 64, COUNT, 150, 7, NEVER),
     BlockSizes(10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 10 * COUNT, 1),
 ]
+
+
+@pytest.mark.parametrize("method", WITH_INITIAL)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_initial_rows(method, sizes):
+    x, weight, initial = with_broken_rows(), random_weight(COUNT), torch.arange(1, COUNT, 4)
+    with block_sizes(PLAIN):
+        expected = scored(method, x, weight, 90, 0.3, initial)
+    with block_sizes(sizes):
+        assert all(map(torch.equal, scored(method, x, weight, 90, 0.3, initial), expected))
 
 
 def few_distinct_rows():

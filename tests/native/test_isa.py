@@ -12,8 +12,10 @@ from tests.support.block_sizes import COUNT, scored, with_broken_rows
 from tests.support.inputs import (
     DTYPES,
     METHODS,
+    WITH_INITIAL,
     arguments,
     clustered_tokens,
+    exact_tokens,
     exact_tokens_for,
     exact_weight,
     gaussian_tokens,
@@ -26,11 +28,17 @@ from tests.support.isa import instruction_set, native_build
 from tests.support.slow import slow_if
 from tests.support.subprocess import python
 
+
+def tied_rows():
+    return exact_tokens(COUNT, 32, non_zeros=16)
+
+
 ISAS = native_build()["supported_isas"]
 
 SUITE = [
     "tests/operators/test_selection.py",
     "tests/operators/test_edge_rows.py",
+    "tests/operators/test_initial.py",
     "tests/operators/test_varlen.py",
     "tests/operators/test_properties.py",
     "tests/native/test_block_sizes.py",
@@ -68,6 +76,20 @@ def test_clusters_and_broken_rows(isa, method, dtype):
 def test_ties_go_to_the_lowest_index(isa, method, dtype):
     x, weight = exact_tokens_for(method, 70, 32, non_zeros=16).to(dtype), exact_weight(method, 70)
     assert torch.equal(getattr(ops, method)(*arguments(method, x, weight, 70)), oracle(method, x, weight, 70)[0])
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("method", WITH_INITIAL)
+@pytest.mark.parametrize("make", [with_broken_rows, tied_rows], ids=["broken rows", "ties"])
+def test_initial_rows(isa, method, dtype, make):
+    x, weight = make().to(dtype), exact_weight(method, COUNT)
+    indices, scores = scored(method, x, weight, COUNT)
+    for length in range(0, COUNT, 7):
+        more = scored(method, x, weight, COUNT - length, initial=indices[:length])
+        assert torch.equal(more[0], indices[length:])
+        assert torch.equal(more[1], scores[length:])
+    judged(method, x, weight, 60, 0.5, torch.arange(2, COUNT, 3))
 
 
 @pytest.mark.slow

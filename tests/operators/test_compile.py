@@ -5,7 +5,16 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import tokenprune_kernels
-from tests.support.inputs import DTYPES, LAYOUTS, METHODS, arguments, gaussian_tokens, random_weight, with_layout
+from tests.support.inputs import (
+    DTYPES,
+    LAYOUTS,
+    METHODS,
+    WITH_INITIAL,
+    arguments,
+    gaussian_tokens,
+    random_weight,
+    with_layout,
+)
 from tests.support.slow import slow_if
 from tests.support.varlen import prefix_sums, varlen_arguments
 
@@ -84,6 +93,32 @@ def test_a_compiled_varlen_function(method):
         given = (gaussian_tokens(rows, 6), random_weight(rows), prefix_sums(*lengths), prefix_sums(*kept_counts))
         given += (sum(kept_counts), max(lengths))
         assert torch.equal(compiled(*given), kept(*given))
+
+
+@pytest.mark.parametrize("namespace", ["tokenprune", "tokenprune_native"])
+@pytest.mark.parametrize("overload", ["default", "scores"])
+@pytest.mark.parametrize("method", WITH_INITIAL)
+@slow_if(lambda namespace, overload: (namespace == "tokenprune") != (overload == "scores"))
+def test_opcheck_with_initial_rows(namespace, overload, method):
+    given = *dense_arguments(method), torch.tensor([[0, 8], [5, 1]])
+    torch.library.opcheck(getattr(getattr(getattr(torch.ops, namespace), method), overload), given)
+
+
+@pytest.mark.parametrize("method", WITH_INITIAL)
+@slow_if(lambda method: method != "mmr")
+def test_a_compiled_function_goes_on_from_initial_rows(method):
+    def more(x, weight, k):
+        first = getattr(ops, method)(*arguments(method, x, weight, k))
+        return getattr(tokenprune_kernels, method)(*arguments(method, x, weight, k)[:2], k=k, initial=first)
+
+    def more_of_divprune(x, weight, k):
+        return tokenprune_kernels.divprune(x, k, initial=ops.divprune(x, k))
+
+    function = more_of_divprune if method == "divprune" else more
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for count, k in ((9, 4), (30, 7), (31, 15)):
+        x, weight = gaussian_tokens(2, count, 6), random_weight(2, count)
+        assert torch.equal(compiled(x, weight, k), function(x, weight, k))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,7 +23,8 @@ def test_the_contract_has_every_method_in_both_forms():
 def test_the_table_of_methods_has_the_arguments_of_the_contract(name):
     method = METHODS[name.removesuffix("_varlen")]
     budget = ("cu_seqlens", "cu_k", "total_k", "max_seqlen") if name.endswith("_varlen") else ("k",)
-    arguments = method.arguments("x", method.weight, budget, "lam")
+    initial = "initial" if method.has_initial and budget == ("k",) else None
+    arguments = method.arguments("x", method.weight, budget, "lam", initial)
     assert list(arguments) == [argument.split()[-1].partition("=")[0] for argument in CONTRACT[name].split(", ")]
 
 

@@ -7,16 +7,19 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tokenprune_kernels
+from tests.support.inputs import WITH_INITIAL
 from tokenprune_kernels.methods import METHODS
 
 X = torch.ones(2, 5, 3)
 W = torch.ones(2, 5)
+GIVEN = torch.tensor([[0, 1], [4, 2]])
 PACKED = torch.ones(9, 3)
 PACKED_W = torch.ones(9)
 SUMS = torch.tensor([0, 4, 9], dtype=torch.int32)
 KEPT = torch.tensor([0, 2, 3], dtype=torch.int32)
 
 NO_TOKENS = "x to have shape [..., N, D] with D >= 1, got shape"
+NO_INITIAL = "initial to have shape [2, M] (x without its last two dimensions, and M rows), got shape"
 NO_PACKED_TOKENS = "x to have shape [T, D] with D >= 1, got shape"
 
 DENSE = [  # what replaces which argument, and what the error says
@@ -38,6 +41,20 @@ WEIGHTED = [
     ({"lam": 1.5}, ValueError, "lam to be in [0, 1], got 1.5"),
     ({"lam": 1.0000001}, ValueError, "lam to be in [0, 1], got 1.0000001"),
     ({"lam": float("nan")}, ValueError, "lam to be in [0, 1], got nan"),
+]
+INITIAL = [
+    ({"initial": GIVEN[0]}, ValueError, f"{NO_INITIAL} [2]"),
+    ({"initial": GIVEN[:1]}, ValueError, f"{NO_INITIAL} [1, 2]"),
+    ({"initial": GIVEN[None]}, ValueError, f"{NO_INITIAL} [1, 2, 2]"),
+    ({"initial": GIVEN.int()}, TypeError, "initial to be int64, got int32"),
+    ({"initial": GIVEN.bool()}, TypeError, "initial to be int64, got bool"),
+    ({"initial": GIVEN, "k": 4}, ValueError, "k to be in [0, N - M] with N = 5 and M = 2 initial rows, got 4"),
+    ({"initial": GIVEN, "k": -1}, ValueError, "k to be in [0, N - M] with N = 5 and M = 2 initial rows, got -1"),
+    (
+        {"initial": torch.arange(12).reshape(2, 6), "k": 0},
+        ValueError,
+        "k to be in [0, N - M] with N = 5 and M = 6 initial rows, got 0",
+    ),
 ]
 VARLEN = [
     ({"x": X}, ValueError, f"{NO_PACKED_TOKENS} [2, 5, 3]"),
@@ -63,7 +80,8 @@ PACKED_WEIGHTED = [
 def cases():
     for method, needs in METHODS.items():
         for name, tables in {method: (DENSE, WEIGHTED), f"{method}_varlen": (VARLEN, PACKED_WEIGHTED)}.items():
-            for case in [*tables[0], *(tables[1] if needs.weight else [])]:
+            initial = INITIAL if needs.has_initial and name == method else []
+            for case in [*tables[0], *(tables[1] if needs.weight else []), *initial]:
                 if "lam" in case[0] and not needs.has_lam:
                     continue
                 yield pytest.param(name, *case, id=f"{name}-{next(iter(case[0]))}-{case[2].rpartition(' got ')[2]}")
@@ -194,6 +212,43 @@ def test_a_ratio_of_a_tensor_without_rows_names_x():
 def test_prune(given, message):
     with pytest.raises(ValueError, match=f"^prune: {re.escape(message)}$"):
         tokenprune_kernels.prune(X, **given)
+
+
+@pytest.mark.parametrize("method", WITH_INITIAL)
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 5], "initial to hold rows in [0, N) with N = 5, got 5"),
+        ([-1, 0], "initial to hold rows in [0, N) with N = 5, got -1"),
+        ([3, 3], "initial to hold different rows, got 3 twice"),
+    ],
+)
+def test_the_contents_of_initial(method, k, rows, message):
+    line = f"^{method}: expected {re.escape(message)}$"
+    given = arguments(method, {"k": k, "initial": torch.tensor([[0, 1], rows])})
+    for call in (getattr(torch.ops.tokenprune, method), getattr(tokenprune_kernels, method)):
+        with pytest.raises(ValueError, match=line):
+            call(**given)
+    with pytest.raises(RuntimeError, match=line):
+        getattr(torch.ops.tokenprune_native, method).scores(**given)
+
+
+@pytest.mark.parametrize("method", WITH_INITIAL)
+def test_initial_is_a_tensor_on_the_device_of_x_and_goes_with_k(method):
+    call = getattr(tokenprune_kernels, method)
+    with pytest.raises(ValueError, match=f"^{method}: expected initial to be on the device of x, cpu, got meta"):
+        call(**arguments(method, {"initial": GIVEN.to("meta")}))
+    with pytest.raises(TypeError, match=f"^{method}: expected initial to be a tensor, got list"):
+        call(**arguments(method, {"initial": [0]}))
+    with pytest.raises(ValueError, match=f"^{method}: expected keep_ratio to be None with initial, got 0.5$"):
+        call(**arguments(method, {"k": None, "initial": GIVEN}), keep_ratio=0.5)
+
+
+@pytest.mark.parametrize("name", ["dpp", *(f"{method}_varlen" for method in METHODS)])
+def test_the_other_operators_have_no_initial(name):
+    with pytest.raises(RuntimeError, match="failed to match any schema"):
+        getattr(torch.ops.tokenprune, name)(**arguments(name, {}), initial=GIVEN)
 
 
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float64, torch.float16], ids=str)

@@ -48,6 +48,16 @@ def test_a_sharded_batch_stays_sharded_and_rows_are_gathered(mesh, method, overl
             assert torch.equal(mine.full_tensor(), other)
 
 
+def test_initial_rows_are_sharded_as_their_items(mesh):
+    x, initial = gaussian_tokens(2, 4, 20, 8), torch.arange(3).expand(2, 4, 3).contiguous()
+    expected = tokenprune.divprune(x, 5, initial=initial)
+    for placement in (tensor.Replicate(), tensor.Shard(0), tensor.Shard(1)):
+        given = (tensor.distribute_tensor(each, mesh, [placement]) for each in (x, initial))
+        result = torch.ops.tokenprune.divprune(next(given), 5, next(given))
+        assert result.placements == (placement,)
+        assert torch.equal(result.full_tensor(), expected)
+
+
 def test_packed_tokens_are_gathered(mesh):
     x, sums, kept = gaussian_tokens(9, 4), torch.tensor([0, 4, 9]).int(), torch.tensor([0, 2, 4]).int()
     given = [tensor.distribute_tensor(each, mesh, [tensor.Shard(0)]) for each in (x, sums, kept)]

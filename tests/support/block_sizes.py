@@ -44,6 +44,6 @@ def with_broken_rows():
     return x
 
 
-def scored(method, x, weight, k, lam=0.5):
-    indices, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam))
+def scored(method, x, weight, k, lam=0.5, initial=None):
+    indices, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam, initial))
     return indices, scores.view(torch.int32)

@@ -10,6 +10,7 @@ from tokenprune_kernels import methods
 from tokenprune_kernels.verify import verify_trace
 
 METHODS = tuple(methods.METHODS)
+WITH_INITIAL = tuple(name for name, method in methods.METHODS.items() if method.has_initial)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT_DTYPES = (*DTYPES, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "odd offset", "strided", "expanded")
@@ -112,28 +113,28 @@ def with_layout(x, layout):
     return x.expand(3, *x.shape)
 
 
-def arguments(method, x, weight, k, lam=0.5):
+def arguments(method, x, weight, k, lam=0.5, initial=None):
     """The arguments of an operator of the given method."""
-    return methods.METHODS[method].arguments(x, weight, (k,), lam)
+    return methods.METHODS[method].arguments(x, weight, (k,), lam, initial)
 
 
-def oracle(method, x, weight, k, lam=0.5):
-    return getattr(python_ref, method)(*arguments(method, x, weight, k, lam))
+def oracle(method, x, weight, k, lam=0.5, initial=None):
+    return getattr(python_ref, method)(*arguments(method, x, weight, k, lam, initial))
 
 
-def judged(method, x, weight, k, lam=0.5):
+def judged(method, x, weight, k, lam=0.5, initial=None):
     """Runs both overloads and judges them: by replay always, by equality with the oracle where the verdict is decisive.
 
     Returns the indices and whether they had to be equal.
     """
-    indices = getattr(ops, method)(*arguments(method, x, weight, k, lam))
-    again, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam))
+    indices = getattr(ops, method)(*arguments(method, x, weight, k, lam, initial))
+    again, scores = getattr(ops, method).scores(*arguments(method, x, weight, k, lam, initial))
     assert indices.dtype == torch.int64
     assert scores.dtype == torch.float32
     assert indices.shape == scores.shape == (*x.shape[:-2], k)
     assert torch.equal(indices, again)
-    verdict = verify_trace(method, x, indices, None if method == "divprune" else weight, lam, scores)
+    verdict = verify_trace(method, x, indices, None if method == "divprune" else weight, lam, scores, initial=initial)
     assert verdict, verdict
     if verdict.decisive:
-        assert torch.equal(indices, oracle(method, x, weight, k, lam)[0])
+        assert torch.equal(indices, oracle(method, x, weight, k, lam, initial)[0])
     return indices, verdict.decisive

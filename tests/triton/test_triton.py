@@ -7,6 +7,7 @@ import tokenprune_kernels
 from tests.support.forms import METHODS_WITH_FORMS
 from tests.support.inputs import (
     METHODS,
+    WITH_INITIAL,
     arguments,
     exact_tokens,
     exact_weight,
@@ -349,3 +350,13 @@ def test_a_missing_triton_is_a_reason(monkeypatch):
 
 def test_the_package_does_not_import_triton():
     assert python("import sys, tokenprune_kernels; print('triton' in sys.modules)").stdout.strip() == "False"
+
+
+@only_triton
+@pytest.mark.parametrize("method", WITH_INITIAL)
+def test_initial_rows_are_refused_in_one_line(backend, method):
+    x, weight, initial = gaussian_tokens(9, 8), random_weight(9), torch.tensor([3])
+    with pytest.raises(
+        ValueError, match=f"^{method}: expected initial to be None on the triton backend, got a tensor$"
+    ):
+        getattr(ops, method)(*arguments(method, x, weight, 2, initial=initial))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..arguments import check_tensor, exact_integer, number
 from ..checks import check_dense
@@ -13,7 +17,13 @@ from .exchange import Exchange
 
 
 def agree(
-    exchange: Exchange, name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any] | None = None
+    exchange: Exchange,
+    name: str,
+    parts: Sequence[Any],
+    k: Any,
+    lam: Any,
+    weights: Mapping[str, Any] | None = None,
+    initial: Any = None,
 ) -> tuple[int, float, list[int]]:
     """Checks the arguments of all ranks. Returns k and lam as numbers, and how many rows each rank has.
 
@@ -24,16 +34,18 @@ def agree(
         k: how many rows to keep of all ranks.
         lam: 0 where the method has none.
         weights: of the rows of the only tensor, by name.
+        initial: global indices of the rows that are selected already; None for none.
 
     Raises:
         TypeError: on this rank, for its own arguments.
         RuntimeError: on this rank, whose extension cannot run.
-        ValueError: on this rank, for its own arguments; on all ranks, where they differ or k is too large.
+        ValueError: on this rank, for its own arguments; on all ranks, where they differ, k is too large, or initial
+            rows are repeated or out of range.
     """
     mine: Exception | None = None
     facts: dict[str, Any] = {}
     try:
-        facts = _facts(name, parts, k, lam, weights or {})
+        facts = _facts(name, parts, k, lam, weights or {}, initial)
     except (TypeError, ValueError, RuntimeError) as error:
         mine = error
         facts = {"refused": str(error)[:200]}
@@ -51,14 +63,30 @@ def agree(
                     f"{rank}"
                 )
     k, rows = int(facts["k"]), [int(theirs["rows"]) for theirs in ranks]
-    if k > sum(rows):
-        raise ValueError(f"{name}: expected k to be in [0, N] with N = {sum(rows)} rows of all ranks, got {k}")
+    count, given = sum(rows), 0 if initial is None else len(initial)
+    if k + given > count:
+        limit, beside = ("N - M", f" and M = {given} initial rows") if given else ("N", "")
+        raise ValueError(
+            f"{name}: expected k to be in [0, {limit}] with N = {count} rows of all ranks{beside}, got {k}"
+        )
+    if given:
+        _check_rows(name, initial, count)
     return k, float(facts["lam"]), rows
 
 
-def _facts(name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any]) -> dict[str, Any]:
+def _check_rows(name: str, initial: Tensor, count: int) -> None:
+    for row in initial[(initial < 0) | (initial >= count)].tolist():
+        raise ValueError(f"{name}: expected initial to hold rows in [0, N) with N = {count}, got {row}")
+    rows, times = initial.unique(return_counts=True)
+    for row in rows[times > 1].tolist():
+        raise ValueError(f"{name}: expected initial to hold different rows, got {row} twice")
+
+
+def _facts(
+    name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any], initial: Any
+) -> dict[str, Any]:
     x = parts[0]
-    for argument, tensor in {"x_local": x, **weights}.items():
+    for argument, tensor in {"x_local": x, **weights, **({} if initial is None else {"initial": initial})}.items():
         check_tensor(name, argument, tensor)
     k, lam = exact_integer(name, "k", k), number(name, "lam", lam)
     if x.dim() != 2:
@@ -66,6 +94,10 @@ def _facts(name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[s
     if k < 0:
         raise ValueError(f"{name}: expected k to be at least 0, got {k}")
     check_dense(name, x, 0, lam, **weights)
+    if initial is not None and (initial.dim() != 1 or initial.dtype != torch.int64):
+        raise ValueError(
+            f"{name}: expected initial to be int64 of shape [M], got {initial.dtype} of shape {list(initial.shape)}"
+        )
     backend = backend_of(name, x.device.type)
     if backend != "native":
         raise ValueError(f"{name}: expected the native backend, which takes rows on the CPU, got backend {backend!r}")
@@ -79,5 +111,14 @@ def _facts(name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[s
         # Similarities of other instruction sets differ in their last bits.
         "instruction set": native["isa_by_dtype"][str(x.dtype).removeprefix("torch.")],
         "release of this package": __version__,
+        "initial rows": _short(initial),
         "rows": sum(len(part) for part in parts),
     }
+
+
+def _short(initial: Tensor | None) -> str:
+    """What initial rows are compared by: their number, and a digest of them."""
+    if initial is None:
+        return "none"
+    digest = hashlib.sha256(initial.cpu().contiguous().numpy().tobytes()).hexdigest()
+    return f"{len(initial)} with the digest {digest[:16]}"

@@ -27,7 +27,7 @@ _PICKS_PER_UPDATE = 64
 
 def candidates_of_a_round(k: int, size: int) -> int:
     """How many candidates a rank sends at most. More of them make fewer, larger rounds."""
-    return max(64, min(256, k // (8 * size)))
+    return max(64, min(256, k // (4 * size)))
 
 
 class LazyGreedy:
@@ -39,28 +39,49 @@ class LazyGreedy:
         count: how many there are.
     """
 
-    def __init__(self, shard: Shard, exchange: Exchange, scores_of: ScoresOf, relevance: Tensor, k: int) -> None:
-        n = len(shard)
+    def __init__(
+        self, shard: Shard, exchange: Exchange, scores_of: ScoresOf, relevance: Tensor, k: int, initial: int = 0
+    ) -> None:
+        n, most = len(shard), initial + k
         self._shard, self._exchange, self._scores_of, self._relevance = shard, exchange, scores_of, relevance
         self._candidates = candidates_of_a_round(k, exchange.size)
         self._maximum = torch.full((n,), -torch.inf)
         self._seen = torch.zeros(n, dtype=torch.int64)
         self._bounds = torch.full((n,), -torch.inf)  # -inf of rows that cannot be picked
-        self._x = shard.empty(k)
-        self._norms = torch.empty(k)
+        self._initial = torch.zeros(n, dtype=torch.bool)
+        self._x = shard.empty(most)  # the selected rows that are finite, the initial ones first
+        self._norms = torch.empty(most)
+        self._selected = 0
         self.index = torch.empty(k, dtype=torch.int64)
         self.scores = torch.empty(k)
         self.count = 0
 
-    def rounds(self, picked: Rows, scores: Tensor) -> Iterator[None]:
-        """Makes all picks behind those that are picked already, and yields after each round.
+    @property
+    def started(self) -> bool:
+        """Whether a finite row is selected, so that the next pick is no first one."""
+        return self._selected > 0
+
+    def start_from(self, index: Tensor, finite: Rows) -> None:
+        """Has rows count as selected before the first pick.
 
         Args:
-            picked: the first picks, finite ones: none if no row is finite.
-            scores: with which they were picked, float32.
+            index: their global indices.
+            finite: the finite ones among them: the others influence nothing.
         """
-        self._append(picked, scores)
-        if self.count:
+        position = index - self._shard.first
+        self._initial[position[(position >= 0) & (position < len(self._shard))]] = True
+        self._select(finite)
+
+    def pick(self, rows: Rows, scores: Tensor) -> None:
+        """Adds the next picks, which are finite, and the scores with which they were picked, float32."""
+        self._select(rows)
+        place = slice(self.count, self.count + len(rows))
+        self.index[place], self.scores[place] = rows.index, scores
+        self.count += len(rows)
+
+    def rounds(self) -> Iterator[None]:
+        """Makes all picks after the first, and yields after each round."""
+        if self.started:
             self._start()
             while self.count < len(self.index) and self._round():
                 yield
@@ -69,13 +90,13 @@ class LazyGreedy:
             yield
 
     def _start(self) -> None:
-        """Updates every row with the first pick, whose own score bounds no later one."""
+        """Updates every row with the first selected one: its score is then an upper bound."""
         shard = self._shard
         for positions, similarities in shard.similarities_of_all(self._x[:1], self._norms[:1]):
             self._maximum[positions] = similarities.squeeze(1)
         self._seen += 1
         scores = self._scores_of(self._maximum, self._relevance)
-        self._bounds = torch.where(shard.finite, scores, -torch.inf)
+        self._bounds = torch.where(shard.finite & ~self._initial, scores, -torch.inf)
         position = self.index[: self.count] - shard.first
         self._bounds[position[(position >= 0) & (position < len(shard))]] = -torch.inf
 
@@ -104,7 +125,7 @@ class LazyGreedy:
             scores = self._scores_of(maximum, relevance)
             available = torch.where(available == -torch.inf, available, scores)
             available[place] = -torch.inf
-        self._append(rows.at(torch.tensor(picked, dtype=torch.int64)), torch.tensor(won))
+        self.pick(rows.at(torch.tensor(picked, dtype=torch.int64)), torch.tensor(won))
         self._learn(rows.index, maximum, available)
         return True
 
@@ -147,11 +168,11 @@ class LazyGreedy:
         Returns those that beat it, having seen all picks.
         """
         while True:
-            stale = positions[self._seen[positions] < self.count]
+            stale = positions[self._seen[positions] < self._selected]
             if len(stale) == 0:
                 return self._beating(positions, outside)
             begin = int(self._seen[stale].min())
-            end = min(self.count, begin + _PICKS_PER_UPDATE)
+            end = min(self._selected, begin + _PICKS_PER_UPDATE)
             group = stale[self._seen[stale] < end]
             similarities = self._shard.similarities(group, self._x[begin:end], self._norms[begin:end])
             self._maximum[group] = torch.maximum(self._maximum[group], similarities.amax(dim=1))
@@ -163,11 +184,10 @@ class LazyGreedy:
         bounds, index = self._bounds[positions], self._shard.first + positions
         return positions[(bounds > outside.score) | ((bounds == outside.score) & (index < outside.index))]
 
-    def _append(self, rows: Rows, scores: Tensor) -> None:
-        place = slice(self.count, self.count + len(rows))
+    def _select(self, rows: Rows) -> None:
+        place = slice(self._selected, self._selected + len(rows))
         self._x[place], self._norms[place] = rows.x, rows.norms
-        self.index[place], self.scores[place] = rows.index, scores
-        self.count += len(rows)
+        self._selected += len(rows)
 
     def _learn(self, index: Tensor, maximum: Tensor, scores: Tensor) -> None:
         """Notes what a round has found out about the candidates of this rank; -inf is the score of a pick."""
@@ -175,12 +195,12 @@ class LazyGreedy:
         mine = (position >= 0) & (position < len(self._shard))
         position = position[mine]
         self._maximum[position], self._bounds[position] = maximum[mine], scores[mine]
-        self._seen[position] = self.count
+        self._seen[position] = self._selected
 
     def _pick_non_finite(self) -> None:
         """Picks the rows that are not finite, lowest index first."""
         missing = len(self.index) - self.count
-        positions = (~self._shard.finite).nonzero().squeeze(1)[:missing]
+        positions = (~self._shard.finite & ~self._initial).nonzero().squeeze(1)[:missing]
         index = self.index.new_full((missing,), torch.iinfo(torch.int64).max)
         index[: len(positions)] = self._shard.first + positions
         self.index[self.count :] = self._exchange.gather(index).reshape(-1).sort().values[:missing]

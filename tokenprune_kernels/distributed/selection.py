@@ -48,11 +48,11 @@ class Progress:
         method: ``"divprune"``, ``"mmr"`` or ``"idpruner"``.
         parts: the rows of this rank, one or several tensors ``[n, D]``.
         weight: relevance or importance of these rows, ``[n]``; None for DivPrune.
-        k: how many rows to pick of all ranks.
+        k: how many rows to pick of all ranks, beside the initial ones.
         lam: the weight of relevance against diversity.
         exchange: of the selection.
         rows: how many rows each rank has.
-        picked: global indices of the first picks, of a selection that was left.
+        initial: global indices of rows that count as selected before the first pick, the same on all ranks.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class Progress:
         lam: float,
         exchange: Exchange,
         rows: Sequence[int],
-        picked: Tensor | None = None,
+        initial: Tensor | None = None,
     ) -> None:
-        self._exchange, self._rows, self._picked = exchange, tuple(rows), picked
+        self._exchange, self._rows = exchange, tuple(rows)
+        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial
         weight = None if weight is None else weight.detach().float()
         self._shard = Shard(parts, weight, sum(rows[: exchange.rank]))
         self._relevance = None
@@ -75,33 +76,30 @@ class Progress:
             self._relevance = weight if method == "mmr" else _scaled(weight, self._shard, exchange)
             scores_of = _marginal_relevance(lam)
         relevance = self._shard.norms if self._relevance is None else self._relevance  # DivPrune looks at none
-        self._greedy = LazyGreedy(self._shard, exchange, scores_of, relevance, k)
+        self._greedy = LazyGreedy(self._shard, exchange, scores_of, relevance, k, len(self._initial))
 
     def rounds(self) -> Iterator[int]:
         """Yields the number of picks after the first pick and after each round."""
-        if len(self._greedy.index) == 0:
+        greedy, shard = self._greedy, self._shard
+        if len(greedy.index) == 0:
             return
-        scores = torch.empty(0)
-        if self._picked is not None and len(self._picked):
-            first = _rows_at(self._picked, self._shard, self._exchange, self._rows)
-            finite = int((first.norms > 0).long().cumprod(0).sum())  # the others come last, and are found again
-            first = first.at(torch.arange(finite))
-            scores = torch.full((finite,), torch.nan)
-        else:
-            found = (
-                top_outlier(self._shard, self._exchange)
+        if len(self._initial):
+            initial = _rows_at(self._initial, shard, self._exchange, self._rows)
+            greedy.start_from(self._initial, initial.at((initial.norms > 0).nonzero().squeeze(1)))
+        if not greedy.started:
+            first = (
+                top_outlier(shard, self._exchange)
                 if self._relevance is None
-                else largest_weight(self._shard, self._exchange, self._relevance)
+                else largest_weight(shard, self._exchange, self._relevance)
             )
-            first = Rows(torch.empty(0, dtype=torch.int64), torch.empty(0, 1), self._shard.empty(0))
-            if found is not None:
-                score, first = found
-                scores = torch.tensor([score])
-        for _ in self._greedy.rounds(first, scores):
-            yield self._greedy.count
+            if first is not None:
+                score, row = first
+                greedy.pick(row, torch.tensor([score]))
+        for _ in greedy.rounds():
+            yield greedy.count
 
     def indices(self) -> Tensor:
-        """The picks so far, int64, in the order of selection."""
+        """The picks so far, int64, in the order of selection, without the initial rows."""
         return self._greedy.index[: self._greedy.count]
 
     def selection(self) -> Selection:

@@ -13,7 +13,7 @@ from .exchange import Exchange
 from .selection import Progress, Selection
 
 
-def divprune(x_local: Tensor, k: int, *, group: ProcessGroup | None = None) -> Selection:
+def divprune(x_local: Tensor, k: int, *, initial: Tensor | None = None, group: ProcessGroup | None = None) -> Selection:
     """Selects k of the rows of all ranks by DivPrune, greedy max-min diversity.
 
     First the row whose nearest neighbour is farthest, then repeatedly the row that is farthest from the nearest
@@ -23,6 +23,8 @@ def divprune(x_local: Tensor, k: int, *, group: ProcessGroup | None = None) -> S
     Args:
         x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
+            the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -42,11 +44,17 @@ def divprune(x_local: Tensor, k: int, *, group: ProcessGroup | None = None) -> S
         >>> distributed.divprune(x, 3).indices
         tensor([2, 0, 3])
     """
-    return _select("divprune", x_local, None, k, 0.0, group)
+    return _select("divprune", x_local, None, k, 0.0, initial, group)
 
 
 def mmr(
-    x_local: Tensor, relevance_local: Tensor, k: int, lam: float = 0.5, *, group: ProcessGroup | None = None
+    x_local: Tensor,
+    relevance_local: Tensor,
+    k: int,
+    lam: float = 0.5,
+    *,
+    initial: Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Selection:
     """Selects k of the rows of all ranks by maximal marginal relevance, MMR.
 
@@ -59,6 +67,8 @@ def mmr(
         relevance_local: of each of these rows, ``[n]``, float16, bfloat16, float32 or float64.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
+            the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -78,11 +88,17 @@ def mmr(
         >>> distributed.mmr(x, torch.tensor([0.8, 0.9, 0.5, 0.2]), 2).indices
         tensor([1, 3])
     """
-    return _select("mmr", x_local, relevance_local, k, lam, group)
+    return _select("mmr", x_local, relevance_local, k, lam, initial, group)
 
 
 def idpruner(
-    x_local: Tensor, importance_local: Tensor, k: int, lam: float = 0.5, *, group: ProcessGroup | None = None
+    x_local: Tensor,
+    importance_local: Tensor,
+    k: int,
+    lam: float = 0.5,
+    *,
+    initial: Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Selection:
     """Selects k of the rows of all ranks by IDPruner: MMR on importance that is scaled to [0, 1].
 
@@ -94,6 +110,8 @@ def idpruner(
         importance_local: w, of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, in any unit.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
+            the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -113,15 +131,23 @@ def idpruner(
         >>> distributed.idpruner(x, torch.tensor([8.0, 9.0, 5.0, 2.0]), 2).indices
         tensor([1, 3])
     """
-    return _select("idpruner", x_local, importance_local, k, lam, group)
+    return _select("idpruner", x_local, importance_local, k, lam, initial, group)
 
 
-def _select(method: str, x: Tensor, weight: Tensor | None, k: Any, lam: Any, group: ProcessGroup | None) -> Selection:
+def _select(
+    method: str,
+    x: Tensor,
+    weight: Tensor | None,
+    k: Any,
+    lam: Any,
+    initial: Tensor | None,
+    group: ProcessGroup | None,
+) -> Selection:
     exchange = Exchange(group)
     name = METHODS[method].weight
     given = {} if name is None else {f"{name}_local": weight}
-    k, lam, rows = agree(exchange, f"distributed.{method}", [x], k, lam, given)
-    progress = Progress(method, [x], weight, k, lam, exchange, rows)
+    k, lam, rows = agree(exchange, f"distributed.{method}", [x], k, lam, given, initial)
+    progress = Progress(method, [x], weight, k, lam, exchange, rows, initial)
     for _ in progress.rounds():
         pass
     return progress.selection()

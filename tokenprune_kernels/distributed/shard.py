@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backends import native
 from .messages import Key
 
-_ROWS_AT_A_TIME = 1 << 16
+_SIMILARITIES_AT_A_TIME = 1 << 22
 
 
 class Shard:
@@ -57,9 +57,10 @@ class Shard:
         Yields:
             positions, and their similarities, float32 ``[positions, rows of x]``.
         """
+        most = max(1, _SIMILARITIES_AT_A_TIME // max(1, len(x)))
         for part, begin in self._begins():
-            for start in range(0, len(part), _ROWS_AT_A_TIME):
-                rows = part[start : start + _ROWS_AT_A_TIME]
+            for start in range(0, len(part), most):
+                rows = part[start : start + most]
                 positions = slice(begin + start, begin + start + len(rows))
                 yield positions, native.similarities(rows, self.norms[positions], x, norms)
 

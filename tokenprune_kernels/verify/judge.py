@@ -20,6 +20,7 @@ def verify_trace(
     lam: float = 0.5,
     scores: Tensor | None = None,
     k: int | None = None,
+    initial: Tensor | None = None,
 ) -> Verdict:
     """Replays a selection in float64 and says whether it is correct.
 
@@ -33,13 +34,14 @@ def verify_trace(
         scores: the float32 scores ``[..., k]`` that were reported with the picks, which must be within eps of the
             replay's. None leaves them unchecked.
         k: how many picks were asked for; None takes as many as there are.
+        initial: the rows that were selected before the first pick, int64 ``[..., M]``. Not of ``"dpp"``.
 
     Returns:
         The verdict on the first wrong item, or on the whole batch when all items are correct.
 
     Raises:
-        ValueError: for an unknown method, a lam outside [0, 1], or a weight that is missing or that the method does
-            not have.
+        ValueError: for an unknown method, a lam outside [0, 1], a weight that is missing or that the method does not
+            have, or initial rows that break the contract.
 
     A result of the wrong shape or dtype is a wrong selection: the verdict says so, and nothing is raised.
 
@@ -58,6 +60,8 @@ def verify_trace(
         (2, 'row 3 is picked where row 2 is better')
     """
     _check_method(method, weight, lam)
+    if initial is not None:
+        _check_initial(method, x, initial)
     wrong = _wrong_form(indices, scores, [*x.shape[:-2], *(indices.shape[-1:] if k is None else [k])])
     if wrong is not None:
         return wrong
@@ -65,6 +69,8 @@ def verify_trace(
     for position in torch.ones(x.shape[:-2], device="cpu").nonzero().tolist():
         item = tuple(position)
         replay = _replay(method, x[item], None if weight is None else weight[item], lam, item)
+        if initial is not None:
+            replay.start_from(initial[item])
         verdict = replay.run(indices[item], None if scores is None else scores[item])
         if not verdict:
             return verdict
@@ -145,6 +151,21 @@ def _check_method(method: str, weight: Tensor | None, lam: float) -> None:
         raise ValueError(f"expected a weight with mmr, idpruner and dpp only, got method {method!r}")
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"expected lam to be in [0, 1], got {lam:.12g}")
+
+
+def _check_initial(method: str, x: Tensor, initial: Tensor) -> None:
+    if method == "dpp":
+        raise ValueError("expected initial to be None with method 'dpp', got a tensor")
+    if initial.dtype != torch.int64 or initial.dim() != x.dim() - 1 or initial.shape[:-1] != x.shape[:-2]:
+        raise ValueError(
+            f"expected initial to be int64 [..., M] beside x of shape {list(x.shape)}, got {initial.dtype} of shape "
+            f"{list(initial.shape)}"
+        )
+    rows = initial.sort(dim=-1).values
+    if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < x.shape[-2]):
+        raise ValueError(f"expected initial to hold rows in [0, N) with N = {x.shape[-2]}, got others")
+    if bool((rows.diff(dim=-1) == 0).any()):
+        raise ValueError("expected initial to hold different rows, got one twice")
 
 
 def _wrong_form(indices: Tensor, scores: Tensor | None, shape: list[int]) -> Verdict | None:

@@ -65,6 +65,15 @@ class Replay:
         self.largest_shortfall = 0.0
         self.largest_tolerance = 0.0
         self.decisive = True
+        self.started = False  # whether a finite row is selected
+
+    def start_from(self, initial: Tensor) -> None:
+        """Selects rows before the first pick, ``[M]``."""
+        for row in initial.tolist():
+            self.unselected[row] = False
+            if self.finite[row]:
+                self.started = True
+                self._update(row, 0.0)
 
     def run(self, indices: Tensor, scores: Tensor | None) -> Verdict:
         """Judges the picks ``[k]`` of this item, and their reported scores ``[k]`` where there are any."""
@@ -85,7 +94,7 @@ class Replay:
             return inexcusable(step, f"index {index} is repeated", self.item)
         eligible = self.unselected & self.finite
         if eligible.any():
-            eps = self._eps(step)
+            eps = self._eps()
             score, wrong = self._judge_finite_pick(step, pick, eligible, eps)
         else:
             score, eps = -torch.inf, 0.0
@@ -110,7 +119,7 @@ class Replay:
         if not self.finite[pick]:
             reason = f"non-finite row {index} is picked before a finite row"
             return -torch.inf, inexcusable(step, reason, self.item)
-        rows, values = self._scores(step, pick, eligible)
+        rows, values = self._scores(pick, eligible)
         score = float(values[rows == pick])
         best, lead = _best_and_lead(values)
         rule = self._rule(best, lead, eps)
@@ -128,14 +137,15 @@ class Replay:
             self.largest_shortfall = max(self.largest_shortfall, shortfall)
             self.largest_tolerance = max(self.largest_tolerance, rule.tolerance)
         self.decisive = self.decisive and rule.decisive
+        self.started = True
         self._update(pick, score)
         return score, None
 
-    def _eps(self, step: int) -> float:
+    def _eps(self) -> float:
         if self.relevance is None:
             return 1e-5
         largest = float(self.relevance.abs().max())
-        return 1e-5 * max(1.0, largest if step == 0 else self.lam * largest)
+        return 1e-5 * max(1.0, self.lam * largest if self.started else largest)
 
     def _rule(self, best: float, lead: float, eps: float) -> Rule:
         """What is allowed where the best score is `best` and leads the runner-up by `lead`."""
@@ -149,12 +159,12 @@ class Replay:
         """Updates the state of all rows with one more pick."""
         self.running_maximum = torch.maximum(self.running_maximum, self._similarities(pick))
 
-    def _scores(self, step: int, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the eligible rows that can be best at this step, the pick among them, and their scores."""
         rows = eligible.nonzero().squeeze(-1)
         if self.relevance is None:
-            return self._first_distances(pick, rows) if step == 0 else (rows, 1.0 - self.running_maximum[rows])
-        if step == 0:
+            return (rows, 1.0 - self.running_maximum[rows]) if self.started else self._first_distances(pick, rows)
+        if not self.started:
             return rows, self.relevance[rows]
         return rows, self.lam * self.relevance[rows] - (1.0 - self.lam) * self.running_maximum[rows]
 
@@ -196,7 +206,7 @@ class GainReplay(Replay):
         self.largest_gain = float(self.gain.max()) if len(self.gain) else 0.0
         self.columns: list[Tensor] = []
 
-    def _eps(self, step: int) -> float:
+    def _eps(self) -> float:
         return NO_GAIN / 2 * self.largest_gain
 
     def _rule(self, best: float, lead: float, eps: float) -> Rule:
@@ -216,7 +226,7 @@ class GainReplay(Replay):
         return least <= reported <= most
 
     def _update(self, pick: int, score: float) -> None:
-        if score <= self._eps(0):
+        if score <= self._eps():
             return
         column = self.quality * self._similarities(pick) * self.quality[pick]
         for earlier in self.columns:
@@ -224,7 +234,7 @@ class GainReplay(Replay):
         self.columns.append(column / score**0.5)
         self.gain = self.gain - self.columns[-1].square()
 
-    def _scores(self, step: int, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, pick: int, eligible: Tensor) -> tuple[Tensor, Tensor]:
         rows = eligible.nonzero().squeeze(-1)
         return rows, self.gain[rows]
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -33,9 +34,10 @@ std::string message(const Operator& op, const Parts&... parts) {
 #define TOKENPRUNE_CHECK(condition, op, ...) \
   if (!(condition)) throw std::runtime_error(message(op, __VA_ARGS__))
 
-inline std::string text(Shape shape) {
+inline std::string text(Shape shape, const std::string& last = "") {
   std::string dimensions;
   for (const std::int64_t size : shape) dimensions += (dimensions.empty() ? "" : ", ") + std::to_string(size);
+  if (!last.empty()) dimensions += (dimensions.empty() ? "" : ", ") + last;
   return "[" + dimensions + "]";
 }
 
@@ -98,8 +100,23 @@ inline void check_lam(const Operator& op, double lam) {
   TOKENPRUNE_CHECK(false, op, "lam to be in [0, 1], got ", digits);
 }
 
-inline void check_k(const Operator& op, int64_t k, int64_t count) {
-  TOKENPRUNE_CHECK(k >= 0 && k <= count, op, "k to be in [0, N] with N = ", count, ", got ", k);
+inline void check_initial(const Operator& op, const Tensor* initial, const Tensor& x) {
+  if (initial == nullptr) return;
+  const Shape leading = x.sizes().slice(0, x.dim() - 2);
+  const bool shaped = initial->dim() == x.dim() - 1 && initial->sizes().slice(0, x.dim() - 2).equals(leading);
+  TOKENPRUNE_CHECK(shaped, op, "initial to have shape ", text(leading, "M"),
+                   " (x without its last two dimensions, and M rows), got shape ", text(initial->sizes()));
+  TOKENPRUNE_CHECK(initial->scalar_type() == DType::Long, op, "initial to be int64, got ", dtype_name(*initial));
+}
+
+inline void check_k(const Operator& op, int64_t k, int64_t count, const Tensor* initial) {
+  if (initial == nullptr) {
+    TOKENPRUNE_CHECK(k >= 0 && k <= count, op, "k to be in [0, N] with N = ", count, ", got ", k);
+    return;
+  }
+  const int64_t given = initial->size(-1);
+  TOKENPRUNE_CHECK(k >= 0 && k <= count - given, op, "k to be in [0, N - M] with N = ", count, " and M = ", given,
+                   " initial rows, got ", k);
 }
 
 inline void check_prefix_sums(const Operator& op, const Tensor& cu_seqlens, const Tensor& cu_k) {
@@ -133,6 +150,16 @@ inline void check_signs(const Operator& op, const float* values, int64_t count) 
   for (int64_t i = 0; i < count; ++i)
     TOKENPRUNE_CHECK(!(values[i] < 0.0f) || std::isinf(values[i]), op, op.weight_name, " to be at least 0, got ",
                      values[i]);
+}
+
+// The initial rows of one item.
+inline void check_rows(const Operator& op, std::span<const int64_t> initial, int64_t count) {
+  std::vector<bool> given(count);
+  for (const int64_t row : initial) {
+    TOKENPRUNE_CHECK(row >= 0 && row < count, op, "initial to hold rows in [0, N) with N = ", count, ", got ", row);
+    TOKENPRUNE_CHECK(!given[row], op, "initial to hold different rows, got ", row, " twice");
+    given[row] = true;
+  }
 }
 
 inline void check_segments(const Operator& op, const std::vector<int64_t>& starts, const std::vector<int64_t>& kept,

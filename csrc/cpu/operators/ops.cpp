@@ -1,6 +1,7 @@
 // The operators of the native backend: allocation, the selection of each item, registration.
 #include <atomic>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -145,19 +146,47 @@ Result allocate(const std::vector<int64_t>& shape, bool with_scores) {
   return {indices, with_scores ? torch::stable::empty(shape, DType::Float) : indices};
 }
 
-Picks picks_into(const Result& result, bool with_scores, int64_t begin, int64_t k, int64_t offset) {
+Picks picks_into(const Result& result, bool with_scores, int64_t begin, int64_t k, int64_t offset,
+                 std::span<const int64_t> initial = {}) {
   return {static_cast<int64_t*>(std::get<0>(result).mutable_data_ptr()) + begin,
-          with_scores ? static_cast<float*>(std::get<1>(result).mutable_data_ptr()) + begin : nullptr, k, offset};
+          with_scores ? static_cast<float*>(std::get<1>(result).mutable_data_ptr()) + begin : nullptr, k, offset,
+          initial};
 }
 
-Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor* weight, int64_t k, double lam) {
+// The rows of each item that are selected before its first pick; none without a tensor.
+class InitialRows {
+ public:
+  InitialRows(const Operator& op, const Tensor* initial, const Tensor& x) {
+    if (initial == nullptr) return;
+    rows_ = torch::stable::contiguous(*initial);
+    each_ = initial->size(-1);
+    const int64_t items = each_ == 0 ? 0 : initial->numel() / each_;
+    for (int64_t item = 0; item < items; ++item) check_rows(op, of(item), x.size(-2));
+  }
+
+  std::span<const int64_t> of(int64_t item) const {
+    if (each_ == 0) return {};
+    return {static_cast<const int64_t*>(rows_->const_data_ptr()) + item * each_, static_cast<size_t>(each_)};
+  }
+
+ private:
+  std::optional<Tensor> rows_;
+  int64_t each_ = 0;
+};
+
+const Tensor* pointer(const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; }
+
+Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor* weight, int64_t k, double lam,
+             const Tensor* initial) {
   check_tokens(op, x, /*varlen=*/false);
   check_weight(op, weight, x);
-  check_k(op, k, x.size(-2));
+  check_initial(op, initial, x);
+  check_k(op, k, x.size(-2), initial);
   check_lam(op, lam);
   const DefaultFloatEnvironment environment;
   const Weights weights(weight);
   if (weight != nullptr) check_signs(op, weights.from(0), weight->numel());
+  const InitialRows initial_rows(op, initial, x);
 
   const int64_t count = x.size(-2), depth = x.size(-1);
   std::vector<int64_t> shape = x.sizes().slice(0, x.dim() - 1).vec();
@@ -169,11 +198,11 @@ Result dense(const Operator& op, bool with_scores, const Tensor& x, const Tensor
   const Tokens tokens(x);
   with_element_type(x, [&](auto element) {
     using T = decltype(element);
-    const std::vector<double> work(picks / k, work_of(count, k));
+    const std::vector<double> work(picks / k, work_of(count, std::ssize(initial_rows.of(0)) + k));
     for_each_item(work, [&](int64_t item, const Parallel& parallel) {
       const Rows<T> rows{tokens.data<T>() + tokens.item_offset(x.sizes(), item), tokens.row_stride(), count, depth};
-      select(op.method, rows, weights.from(item * count), lam, picks_into(result, with_scores, item * k, k, 0),
-             parallel);
+      select(op.method, rows, weights.from(item * count), lam,
+             picks_into(result, with_scores, item * k, k, 0, initial_rows.of(item)), parallel);
     });
   });
   return result;
@@ -222,20 +251,22 @@ Result varlen(const Operator& op, bool with_scores, const Tensor& x, const Tenso
 
 constexpr double kNoLam = 0.0;
 
-Result divprune_op(bool with_scores, const Tensor& x, int64_t k) {
-  return dense({"divprune", Method::divprune}, with_scores, x, nullptr, k, kNoLam);
+Result divprune_op(bool with_scores, const Tensor& x, int64_t k, std::optional<Tensor> initial) {
+  return dense({"divprune", Method::divprune}, with_scores, x, nullptr, k, kNoLam, pointer(initial));
 }
 
-Result mmr_op(bool with_scores, const Tensor& x, const Tensor& relevance, int64_t k, double lam) {
-  return dense({"mmr", Method::mmr, "relevance"}, with_scores, x, &relevance, k, lam);
+Result mmr_op(bool with_scores, const Tensor& x, const Tensor& relevance, int64_t k, double lam,
+              std::optional<Tensor> initial) {
+  return dense({"mmr", Method::mmr, "relevance"}, with_scores, x, &relevance, k, lam, pointer(initial));
 }
 
-Result idpruner_op(bool with_scores, const Tensor& x, const Tensor& importance, int64_t k, double lam) {
-  return dense({"idpruner", Method::idpruner, "importance"}, with_scores, x, &importance, k, lam);
+Result idpruner_op(bool with_scores, const Tensor& x, const Tensor& importance, int64_t k, double lam,
+                   std::optional<Tensor> initial) {
+  return dense({"idpruner", Method::idpruner, "importance"}, with_scores, x, &importance, k, lam, pointer(initial));
 }
 
 Result dpp_op(bool with_scores, const Tensor& x, const Tensor& relevance, int64_t k) {
-  return dense({"dpp", Method::dpp, "relevance"}, with_scores, x, &relevance, k, kNoLam);
+  return dense({"dpp", Method::dpp, "relevance"}, with_scores, x, &relevance, k, kNoLam, nullptr);
 }
 
 Result divprune_varlen_op(bool with_scores, const Tensor& x, const Tensor& cu_seqlens, const Tensor& cu_k,

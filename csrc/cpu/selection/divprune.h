@@ -44,7 +44,8 @@ class DivPrune : public RunningMaximum {
 
   template <class T>
   std::optional<float> similarity_to_first(const Item<T>&, std::int64_t i, std::int64_t) const {
-    return std::isnan(similarity_to_outlier_[i]) ? std::nullopt : std::optional(similarity_to_outlier_[i]);
+    if (similarity_to_outlier_.empty() || std::isnan(similarity_to_outlier_[i])) return std::nullopt;
+    return similarity_to_outlier_[i];
   }
 
   float score(std::int64_t i) const { return distance(maximum(i)); }
@@ -53,7 +54,7 @@ class DivPrune : public RunningMaximum {
   static float distance(float similarity) { return 1.0f - similarity; }
 
   std::vector<float> next_row_dots_;
-  std::vector<float> similarity_to_outlier_;  // of each row, NaN if the search did not compute it
+  std::vector<float> similarity_to_outlier_;  // of each row, NaN if the search did not compute it; empty without one
 };
 
 template <class T>

@@ -29,8 +29,8 @@ std::vector<float> relevance_of(const float* importance, const Item<T>& item) {
 
 template <class T>
 void idpruner(const Rows<T>& rows, const float* importance, double lam, const Picks& picks, const Parallel& parallel) {
-  auto [item, first_dots] =
-      prepare_with_first_dots(rows, importance, mmr_wants_signatures(rows, picks.k, lam), parallel);
+  auto [item, first_dots] = prepare_with_first_dots(
+      rows, importance, mmr_wants_signatures(rows, std::ssize(picks.initial) + picks.k, lam), parallel);
   const std::vector<float> relevance = relevance_of(importance, item);
   Mmr policy(rows.count, relevance.data(), lam, first_dots);
   lazy_greedy(item, policy, picks, parallel);

@@ -10,16 +10,19 @@
 //
 // One similar pick is enough to rule a row out. Signatures tell which picks are likely to be similar.
 //
+// The selection may start from rows that are selected already, which no policy without kOrderIndependent takes.
+//
 // A policy provides the following. Rows are named by their index in the item.
 //
 //   static constexpr bool kOrderIndependent
 //       True if a row may be updated with the picks in any order, and with the same pick twice.
 //   Key first_pick(const Item<T>& item, const Parallel& parallel)
-//       Returns the first pick and its score, kNoKey if no row is finite.
+//       Returns the first pick and its score, kNoKey if no row is finite. Not called if a finite row is selected
+//       already.
 //   std::optional<float> similarity_to_first(const Item<T>& item, int64 i, int64 first)
 //       Returns the similarity of row i to the first pick if the policy knows it already.
 //   void start(Key first)
-//       Called once, after the first pick.
+//       Called once, after first_pick.
 //   void update(int64 i, const float* similarities, int64 first, int64 count)
 //       Lowers the score of row i for `count` picks from number `first` on, given its similarities to them. Unless
 //       kOrderIndependent, `first` is the number of picks that the row has seen. Threads call it for different rows
@@ -45,6 +48,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "block.h"
@@ -59,7 +63,8 @@ struct Picks {
   std::int64_t* indices;
   float* scores;  // null if the caller did not ask for them
   std::int64_t k;
-  std::int64_t offset;  // added to every index
+  std::int64_t offset;                         // added to every index
+  std::span<const std::int64_t> initial = {};  // rows that count as selected before the first pick
   std::int64_t count = 0;
 
   bool complete() const { return count == k; }
@@ -78,13 +83,13 @@ class LazyGreedy {
         policy_(policy),
         picks_(picks),
         sizes_(sizes),
-        selected_(item, picks.k, threads),
+        selected_(item, std::ssize(picks.initial) + picks.k, threads),
         candidates_(item, std::min(sizes.candidates, sizes.frontier), threads),
         matrix_(candidates_.capacity() * candidates_.capacity()),
         picks_seen_(item.rows.count) {}
 
   void run(const Parallel& parallel) {
-    pick_first(parallel);
+    if (!start_from_initial(parallel)) pick_first(parallel);
     std::int64_t frontier_size = sizes_.frontier;
     while (!picks_.complete() && !(upper_bounds_.empty() && lower_.empty())) {
       const auto begin = upper_bounds_.begin();
@@ -134,6 +139,26 @@ class LazyGreedy {
     if (picks_.complete()) return;
     policy_.start(first);
     append({first.index}, parallel);
+    bound_others(parallel);
+  }
+
+  // Returns false if no initial row is finite: the others influence nothing.
+  bool start_from_initial(const Parallel& parallel) {
+    std::vector<std::int64_t> finite;
+    for (const std::int64_t i : picks_.initial) {
+      if (item_.state[i] == RowState::finite) finite.push_back(i);
+      item_.state[i] = RowState::selected;
+    }
+    if (finite.empty()) return false;
+    append({finite.front()}, parallel);
+    bound_others(parallel);
+    finite.erase(finite.begin());
+    append(finite, parallel);
+    return true;
+  }
+
+  // Has every row that may be picked see the first row of selected_: its score is then an upper bound.
+  void bound_others(const Parallel& parallel) {
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < item_.rows.count; ++i)
       if (item_.state[i] == RowState::finite) others.push_back(i);

@@ -50,8 +50,8 @@ bool mmr_wants_signatures(const Rows<T>& rows, std::int64_t k, double lam) {
 
 template <class T>
 void mmr(const Rows<T>& rows, const float* relevance, double lam, const Picks& picks, const Parallel& parallel) {
-  auto [item, first_dots] =
-      prepare_with_first_dots(rows, relevance, mmr_wants_signatures(rows, picks.k, lam), parallel);
+  auto [item, first_dots] = prepare_with_first_dots(
+      rows, relevance, mmr_wants_signatures(rows, std::ssize(picks.initial) + picks.k, lam), parallel);
   Mmr policy(rows.count, relevance, lam, first_dots);
   lazy_greedy(item, policy, picks, parallel);
 }

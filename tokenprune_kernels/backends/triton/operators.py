@@ -31,15 +31,22 @@ def operator(name: str, overload: str) -> Callable[..., Any]:
     return functools.partial(_OPERATORS[name], with_scores=overload == "scores")
 
 
-def divprune(x: Tensor, k: int, *, with_scores: bool) -> Any:
+def divprune(x: Tensor, k: int, initial: Tensor | None = None, *, with_scores: bool) -> Any:
+    _check_no_initial("divprune", initial)
     return dense("divprune", x, None, k, 0.0, with_scores)
 
 
-def mmr(x: Tensor, relevance: Tensor, k: int, lam: float = 0.5, *, with_scores: bool) -> Any:
+def mmr(
+    x: Tensor, relevance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None, *, with_scores: bool
+) -> Any:
+    _check_no_initial("mmr", initial)
     return dense("mmr", x, relevance, k, lam, with_scores)
 
 
-def idpruner(x: Tensor, importance: Tensor, k: int, lam: float = 0.5, *, with_scores: bool) -> Any:
+def idpruner(
+    x: Tensor, importance: Tensor, k: int, lam: float = 0.5, initial: Tensor | None = None, *, with_scores: bool
+) -> Any:
+    _check_no_initial("idpruner", initial)
     return dense("idpruner", x, importance, k, lam, with_scores)
 
 
@@ -270,6 +277,11 @@ def _check_sizes(name: str, argument: str, count: int, d: int) -> None:
     for what, size, largest in ((argument, count, _LARGEST_ITEM), ("D", d, _LARGEST_D)):
         if size > largest:
             raise ValueError(f"{name}: expected {what} to be at most {largest} on the triton backend, got {size}")
+
+
+def _check_no_initial(name: str, initial: Tensor | None) -> None:
+    if initial is not None:
+        raise ValueError(f"{name}: expected initial to be None on the triton backend, got a tensor")
 
 
 def _with_unit_stride(x: Tensor) -> Tensor:
