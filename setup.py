@@ -12,6 +12,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -120,6 +121,10 @@ class Build(BuildExtension):
         # The one place for objects, so that `pip install -e .` and `make build` share an incremental build.
         self.build_temp = str(ROOT / "build" / "objects")
 
+    def get_ext_filename(self, name: str) -> str:
+        # Free-threaded releases of Python, and those after 3.14, would have another suffix of their own.
+        return str(Path(*name.split("."))) + ".abi3.so"
+
     def run(self) -> None:
         check_torch()
         check_compiler()
@@ -148,5 +153,6 @@ setup(
         )
     ],
     cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    # setuptools refuses it where the Python is free-threaded: the wheel is then for this one Python.
+    options={"bdist_wheel": {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp310"}},
 )

@@ -1,5 +1,6 @@
 // How the library asks a Python that it runs in about signals. The library itself needs no Python: backends/native.py
 // hands it the functions of the interpreter.
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -21,7 +22,8 @@ struct Python {
 
 Python python;
 unsigned long main_thread;
-void* raised;  // by a signal handler; looked at on the main thread alone, with Python's lock
+void* raised;  // by a signal handler; looked at on the main thread alone, which alone throws, with Python's lock
+constexpr char kEnded[] = "a signal handler has ended the selection";
 
 // Takes what the handler raised. It cannot stay pending: some releases of torch drop it on the way to their caller.
 void keep_exception() {
@@ -29,9 +31,8 @@ void keep_exception() {
   python.take_exception(&type, &value, &traceback);
   python.make_whole(&type, &value, &traceback);
   if (traceback != nullptr) python.set_traceback(value, traceback);
-  for (void* object : {type, traceback, raised})
+  for (void* object : {type, traceback, std::exchange(raised, value)})
     if (object != nullptr) python.forget(object);
-  raised = value;
 }
 
 // Python runs signal handlers, that of Ctrl-C among them, on its main thread and only when that thread checks for
@@ -42,7 +43,7 @@ void run_signal_handlers() {
   const bool ended = python.check_signals() != 0;
   if (ended) keep_exception();
   python.release_lock(lock);
-  if (ended) throw std::runtime_error("a signal handler has ended the selection");
+  if (ended) throw std::runtime_error(kEnded);
 }
 
 }  // namespace
@@ -54,7 +55,8 @@ extern "C" __attribute__((visibility("default"))) void tokenprune_check_signals(
   tokenprune::cpu::throw_if_interrupted = run_signal_handlers;
 }
 
-// Returns what a signal handler raised during the last selection of the main thread, once; null if nothing.
-extern "C" __attribute__((visibility("default"))) void* tokenprune_take_exception() {
-  return python.thread_ident() == main_thread ? std::exchange(raised, nullptr) : nullptr;
+// Returns what a signal handler raised, once, if `error` says that it ended the selection, in whatever words torch puts
+// around it; otherwise null. An earlier exception may still be here: a direct call by torch.ops does not take it.
+extern "C" __attribute__((visibility("default"))) void* tokenprune_take_exception(const char* error) {
+  return std::strstr(error, kEnded) != nullptr ? std::exchange(raised, nullptr) : nullptr;
 }

@@ -121,3 +121,24 @@ def test_an_isolated_build_asks_for_no_torch():
     (requires,) = (line for line in text.splitlines() if line.startswith("requires = "))
     assert "torch>" not in requires
     assert "setuptools" in requires
+
+
+@pytest.mark.parametrize(
+    ("python", "api"),
+    [({}, "cp310"), ({"Py_GIL_DISABLED": 1, "EXT_SUFFIX": ".cpython-314t-x86_64-linux-gnu.so"}, "False")],
+    ids=["this Python", "free-threaded"],
+)
+def test_the_extension_has_one_name_and_the_wheel_a_tag_that_its_python_takes(python, api):
+    code = f"""
+import sysconfig
+sysconfig.get_config_vars().update({python!r})
+import setuptools
+from distutils.core import run_setup
+build = run_setup("setup.py", ["-q", "bdist_wheel"], stop_after="commandline")
+extension, wheel = (build.get_command_obj(name) for name in ("build_ext", "bdist_wheel"))
+extension.ensure_finalized()
+wheel.ensure_finalized()
+print(extension.get_ext_fullpath("tokenprune_kernels._C").rpartition("/")[2], wheel.py_limited_api)
+"""
+    result = build(["-c", code], ROOT)
+    assert result.stdout.split() == ["_C.abi3.so", api], result.stderr

@@ -1,11 +1,13 @@
 """Signals in the middle of a long selection, Ctrl-C above all."""
 
+from textwrap import indent
+
 import pytest
 
 from tests.support.subprocess import python
 
 SELECT = """
-import os, signal, sys, threading, time, torch, tokenprune_kernels
+import gc, os, signal, sys, threading, time, torch, tokenprune_kernels, traceback, weakref
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background is started with it ignored
 torch.set_num_threads(2)
 rows = torch.randn(60_000, 256)
@@ -41,6 +43,64 @@ except KeyboardInterrupt:
 def test_a_long_selection_can_be_interrupted(call):
     result = python(SELECT + INTERRUPT.format(call=call))
     assert result.stdout.strip() == "2 picks after the interruption", result.stderr
+
+
+UNRELATED = """
+try:
+    torch.ops.tokenprune.dpp(torch.ones(9, 4), torch.full((9,), -1.0), 2)
+except ValueError as error:
+    print(error)
+"""
+REFUSED = "dpp: expected relevance to be at least 0, got -1"
+
+
+def test_an_interrupted_call_of_a_compiled_operator_leaves_nothing_behind():
+    """Nobody takes what the handler raised then. An error of a later call is its own all the same."""
+    code = """
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    torch.ops.tokenprune_native.divprune(rows, 8_000)
+except RuntimeError as error:
+    print("a signal handler has ended the selection" in str(error))
+"""
+    result = python(SELECT + code + UNRELATED + INTERRUPT.format(call="dense(60_000)") + UNRELATED)
+    assert result.stdout.splitlines() == ["True", REFUSED, "2 picks after the interruption", REFUSED], result.stderr
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "SystemExit"])
+def test_a_handler_may_select_and_ends_a_selection_with_an_exception_of_its_own(kind):
+    code = f"""
+class Late({kind}):
+    pass
+raised = []
+def handler(*_):
+    print(dense(900, 900).shape[-1], "picks of the handler")
+{indent(UNRELATED, "    ")}
+    raised.append(Late("divprune: expected an answer by now"))
+    raise raised[0]
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try:
+    dense(60_000)
+except Late as late:
+    print(late is raised[0], traceback.extract_tb(late.__traceback__)[-1].name)
+"""
+    result = python(SELECT + code)
+    assert result.stdout.splitlines() == ["900 picks of the handler", REFUSED, "True handler"], result.stderr
+
+
+def test_an_interrupted_selection_lets_go_of_its_tokens():
+    """As soon as the exception is handled: a cycle would keep them until the next collection of garbage."""
+    code = f"""
+gc.disable()
+def interrupted():
+    rows = torch.randn(60_000, 256)
+{indent(INTERRUPT.format(call="torch.ops.tokenprune.divprune(rows, 8_000)"), "    ")}
+    return weakref.ref(rows)
+print(interrupted()() is None)
+"""
+    result = python(SELECT + code)
+    assert result.stdout.splitlines() == ["2 picks after the interruption", "True"], result.stderr
 
 
 def test_a_handler_may_change_the_number_of_threads():

@@ -270,3 +270,15 @@ def test_what_is_wrong_whatever_the_inputs_is_said_at_once():
     ):
         with pytest.raises(ValueError, match=message):
             enable_pruning(model_of("llava"), k=4, **options)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_a_prompt_that_ends_in_an_image_has_no_position_for_an_answer(family):
+    """`generate` would count on from the last token that stays, `next_step` from the last one that there was."""
+    model, inputs = model_of(family), batch(family, "ttIt")
+    last = int((inputs["input_ids"] == IMAGE).nonzero()[-1, 1]) + 1
+    inputs = {name: value if "pixel" in name or "image" in name else value[:, :last] for name, value in inputs.items()}
+    message = r"^prune_inputs: expected text after the last image or video of a prompt with positions 'original', got"
+    with pytest.raises(ValueError, match=message):
+        prune_inputs(model, inputs, keep_ratio=0.3, positions="original")
+    assert prune_inputs(model, inputs, keep_ratio=1, positions="original").input_ids.shape[1] == last

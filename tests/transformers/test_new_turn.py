@@ -1,5 +1,6 @@
 """What `next_turn` takes for a new turn, and what it refuses in one line."""
 
+import copy
 import re
 
 import pytest
@@ -98,8 +99,14 @@ def test_placeholders_come_with_pixels(family, token):
             ValueError,
             "attention_mask to have the shape of the new turn's input_ids, [1, 2], got shape [1, 14]",
         ),
+        (
+            text(7, 0) | {"attention_mask": torch.tensor([[1, 0]])},
+            ValueError,
+            "padding on the left and at least one new token in each row, got an attention_mask that ends in 0",
+        ),
         (text(7, 8) | {"attention_mask": [1, 1]}, TypeError, "attention_mask to be a tensor, got list"),
         (text(7, 8) | {"past_key_values": object()}, ValueError, "no past_key_values in inputs"),
+        (text(7, 8) | {"position_ids": torch.tensor([[12, 13]])}, ValueError, "no position_ids in inputs"),
     ],
 )
 def test_what_is_no_new_turn(inputs, error, message):
@@ -121,3 +128,57 @@ def test_a_refused_turn_may_be_given_again():
     answer = model.generate(**turn.next_turn(output, text(7, 8)), **GREEDY)
     _, turn, output = first_turn("llava", "ttItt")
     assert torch.equal(model.generate(**turn.next_turn(output, text(7, 8)), **GREEDY), answer)
+
+
+def test_outputs_that_no_turn_goes_on_from():
+    model, turn, _ = first_turn("llava", "ttItt")
+    with torch.no_grad(), refused(ValueError, "the output of generate with return_dict_in_generate=True and a cache"):
+        turn.next_turn(model(**turn, use_cache=True), text(7, 8))
+    beams = model.generate(**turn, **GREEDY, num_beams=2, return_dict_in_generate=True)
+    with refused(ValueError, "a cache of 1 rows, one for each prompt and without beams, got 2"):
+        turn.next_turn(beams, text(7, 8))
+    turn["attention_mask"] = turn.attention_mask.clone().index_fill(1, torch.tensor([0]), 0)
+    with refused(ValueError, "inputs as prune_inputs returned them, got another attention_mask"):
+        turn.next_turn(model.generate(**turn, **GREEDY, return_dict_in_generate=True), text(7, 8))
+
+
+@pytest.mark.parametrize("new", [text(7, 8), batch("llava", "tIt")], ids=["text", "image"])
+def test_inputs_with_a_cache_are_good_for_one_call(new):
+    model, turn, output = first_turn("llava", "ttItt")
+    turn = prune_inputs(model, turn.next_turn(output, new), **PRUNING)
+    apart = copy.deepcopy(turn)
+    answer = model.generate(**turn, **GREEDY)
+    gone_on = re.escape("PrunedInputs: expected past_key_values of 11 tokens, as when these inputs were made, got ")
+    with pytest.raises(ValueError, match=f"^{gone_on}"):
+        model.generate(**turn, **GREEDY)
+    cache = turn.data["past_key_values"]
+    cache.crop(11 - cache.get_seq_length())
+    for each in (turn, apart):
+        assert torch.equal(model.generate(**each, **GREEDY), answer)
+
+
+def test_of_two_turns_from_one_output_one_goes_on():
+    model, turn, output = first_turn("llava", "ttItt")
+    one, other, image = (turn.next_turn(output, new) for new in (text(7, 8), text(8, 9), batch("llava", "tIt")))
+    model.generate(**one, **GREEDY)
+    with pytest.raises(ValueError, match=r"^PrunedInputs: expected past_key_values of 11 tokens, as when"):
+        model.generate(**other, **GREEDY)
+    with pytest.raises(ValueError, match=r"^prune_inputs: expected past_key_values of 11 tokens, as when"):
+        prune_inputs(model, image, **PRUNING)
+
+
+def test_a_cache_of_the_callers_is_good_for_one_call():
+    from transformers import DynamicCache
+
+    model = model_of("llava")
+    cache = DynamicCache(config=model.config.get_text_config())
+    turn = prune_inputs(model, batch("llava", "ttItt") | {"past_key_values": cache}, **PRUNING)
+    model.generate(**turn, **GREEDY)
+    with pytest.raises(ValueError, match=r"^PrunedInputs: expected past_key_values of 0 tokens, as when"):
+        model.generate(**turn, **GREEDY)
+
+
+def test_a_new_image_is_pruned_first():
+    model, turn, output = first_turn("llava", "ttItt")
+    with pytest.raises(ValueError, match=r"^PrunedInputs: expected a call of prune_inputs for the new pixel values"):
+        model.generate(**turn.next_turn(output, batch("llava", "tIt")), **GREEDY)

@@ -109,6 +109,28 @@ def test_what_is_no_step_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^next_step: expected inputs that prune_inputs returned, got others"):
         PrunedInputs(inputs).next_step(output, token)
     output = model.generate(**pruned, **GREEDY, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match=r"^next_step: expected the output of a forward pass, got that of generate"):
+        pruned.next_step(output, token)
     further = prune_inputs(model, pruned.next_turn(output, batch("llava", "tIt")), **PRUNING)
     with pytest.raises(ValueError, match=r"^next_step: expected inputs of a first turn, got those of a further one"):
         further.next_step(output, token)
+
+
+@torch.no_grad()
+def test_outputs_of_other_inputs_are_refused_in_one_line():
+    model = model_of("llava")
+    prompts = ["ttItt"], ["tItttttt"], ["ttItt", "ttItt"]
+    pruned, longer, two = (prune_inputs(model, batch("llava", *rows), **PRUNING) for rows in prompts)
+    token = torch.tensor([[7]])
+    with pytest.raises(ValueError, match=r"^next_step: expected the output of these 9 tokens, got that of 12"):
+        pruned.next_step(model(**longer, use_cache=True), token)
+    with pytest.raises(ValueError, match=r"^next_step: expected a cache of 1 rows, .* got 2"):
+        pruned.next_step(model(**two, use_cache=True), token)
+    output = model(**pruned, use_cache=True)
+    step = pruned.next_step(output, token)
+    model(**step)
+    with pytest.raises(ValueError, match=r"^PrunedInputs: expected past_key_values of 9 tokens, as when"):
+        model(**step)
+    pruned["attention_mask"] = torch.cat([token * 0, pruned.attention_mask[:, 1:]], 1)
+    with pytest.raises(ValueError, match=r"^next_step: expected inputs as prune_inputs returned them, got another"):
+        pruned.next_step(output, token)

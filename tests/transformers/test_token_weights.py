@@ -176,6 +176,12 @@ def test_other_signed_weights_are_refused_for_the_dpp_in_the_name_of_the_functio
         prune_inputs(model, {}, method="dpp", k=4, relevance=VisionSelectorScorer(32, 8))
 
 
+def test_weights_of_whole_numbers_are_refused_in_the_name_of_the_function():
+    message = "^prune_inputs: expected importance to be float16, bfloat16, float32 or float64, got int64"
+    with pytest.raises(TypeError, match=message):
+        prune_inputs(model_of("llava"), {}, method="idpruner", k=4, importance=torch.ones(16, dtype=torch.int64))
+
+
 def test_class_attention_of_another_length_is_refused(monkeypatch):
     monkeypatch.setattr(
         "tokenprune_kernels.integrations.transformers.llava.Llava.class_attention_items",

@@ -206,14 +206,25 @@ def test_a_loop_may_begin_without_a_cache():
         ([7, 43, 43, 43], 43, (45, 43), [1, 1, 0, 0]),  # the first one ends the answer
         ([43, 43, 43, 43], 43, (45, 43), [1, 0, 0, 0]),
         ([7, 45, 0, 0], 0, (45, 43), [1, 1, 0, 0]),
+        ([7, 45, 45, 45], 0, (45, 43), [1, 1, 0, 0]),  # padded with a stop, as pad_token_id says
+        ([7, 45, 43, 43], 0, (45, 43), [1, 1, 0, 0]),
+        ([7, 8, 8, 8], 0, (45, 43), [1, 1, 1, 1]),
         ([7, 8, 9, 43], 43, (45, 43), [1, 1, 1, 1]),
     ],
 )
 def test_the_padding_after_an_answer(answer, padding, stops, mask):
+    prompt = torch.tensor([[1, 2], [1, 2]])
+    conversation = Conversation(prompt, torch.ones_like(prompt), None, torch.tensor([[2], [2]]), prompt, padding, stops)
+    longest = [7, 7, 7, 45]
+    after = conversation.after("name", torch.cat([prompt, torch.tensor([answer, longest])], 1))
+    assert after.attention_mask.tolist() == [[1, 1, *mask], [1] * 6]
+
+
+def test_the_longest_answer_may_end_in_the_padding_token():
     prompt = torch.tensor([[1, 2]])
-    conversation = Conversation(prompt, torch.ones_like(prompt), None, torch.tensor([[2]]), prompt, padding, stops)
-    after = conversation.after("name", torch.cat([prompt, torch.tensor([answer])], 1))
-    assert after.attention_mask.tolist() == [[1, 1, *mask]]
+    conversation = Conversation(prompt, torch.ones_like(prompt), None, torch.tensor([[2]]), prompt, 0, (45,))
+    after = conversation.after("name", torch.tensor([[1, 2, 7, 0, 0]]))
+    assert after.attention_mask.tolist() == [[1] * 5]
 
 
 def test_answers_are_padded_with_a_stop_where_no_token_pads():

@@ -42,7 +42,7 @@ def _load() -> tuple[str, str]:
         getattr(torch.ops, namespace.decode())._build_info()
         _hand_over_python(library)
     except (AttributeError, OSError, RuntimeError, ValueError) as error:
-        return "", str(error)
+        return "", str(error.__cause__ or error)  # torch says only which file it cannot load
     return namespace.decode(), ""
 
 
@@ -64,11 +64,11 @@ def _hand_over_python(library: ctypes.CDLL) -> None:
     library.tokenprune_check_signals(table, ctypes.c_ulong(threading.main_thread().ident or 0))
 
 
-def _raised_by_a_handler() -> BaseException | None:
-    """What a signal handler raised in the selection that has just failed, KeyboardInterrupt above all."""
+def _raised_by_a_handler(error: RuntimeError) -> BaseException | None:
+    """What a signal handler raised, KeyboardInterrupt above all, if that is why the selection has failed."""
     take = ctypes.PyDLL(str(_PATH)).tokenprune_take_exception
     take.restype = ctypes.c_void_p
-    address = take()
+    address = take(str(error).encode(errors="replace"))
     if address is None:
         return None
     exception: BaseException = ctypes.cast(address, ctypes.py_object).value
@@ -114,11 +114,17 @@ def _call(name: str, compiled: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return compiled(*arguments)
     except RuntimeError as error:
-        if (raised := _raised_by_a_handler()) is not None:
-            raise raised from None
-        if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
-            raise ValueError(str(error)) from None
-        raise
+        # Not in a variable of this frame, which its traceback holds: the cycle would keep the tensors alive.
+        raise _reason_of(name, error) from None
+
+
+def _reason_of(name: str, error: RuntimeError) -> BaseException:
+    """What the caller of an operator is told: an error of the library as the class of exception that it stands for."""
+    if (raised := _raised_by_a_handler(error)) is not None:
+        return raised
+    if str(error).startswith(f"{name}: expected "):  # contents, which only the library looks at
+        return ValueError(str(error))
+    return error
 
 
 def reciprocal_norms(x: Tensor) -> Tensor:

@@ -25,8 +25,12 @@ def remember(cache: Any, conversation: Conversation | None) -> None:
 
 
 def cached_conversation(cache: Any) -> Conversation | None:
-    """What a cache holds; None where nothing is noted, or it holds nothing."""
-    return getattr(cache, _ATTRIBUTE, None) if cached_length(cache) > 0 else None
+    """What a cache holds; None where nothing is noted, or it holds nothing, as after ``reset``."""
+    if cached_length(cache) == 0:
+        if hasattr(cache, _ATTRIBUTE):
+            delattr(cache, _ATTRIBUTE)
+        return None
+    return getattr(cache, _ATTRIBUTE, None)
 
 
 def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs, Tensor]:
@@ -39,18 +43,15 @@ def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs
     """
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     length = cached_length(inputs["past_key_values"])
-    surplus = held.input_ids.shape[1] - length
-    if surplus < 0:
+    if length > held.input_ids.shape[1]:
         raise ValueError(
-            f"enable_pruning: expected the cache that the last call of generate left, of up to {length + surplus} "
-            f"tokens, got past_key_values of {length} tokens, to which something else has added"
+            f"enable_pruning: expected the cache that the last call of generate left, of up to "
+            f"{held.input_ids.shape[1]} tokens, got past_key_values of {length} tokens, to which something else has "
+            "added"
         )
-    if surplus > held.generated:
-        raise ValueError(
-            f"enable_pruning: expected a cache of at least {held.input_ids.shape[1] - held.generated} tokens, those of "
-            f"the last prompt, got past_key_values of {length} tokens"
-        )
-    held = held.cropped(length)
+    if inputs.get("position_ids") is not None:
+        raise ValueError("enable_pruning: expected no position_ids beside a filled cache, got some")
+    before, held = held, _cropped(held, length)
     rows, start = held.whole.shape
     if ids is None or ids.dim() != 2 or len(ids) != rows:
         got = "none" if ids is None else f"shape {list(ids.shape)}"
@@ -68,6 +69,8 @@ def new_inputs(held: Conversation, inputs: dict[str, Any]) -> tuple[PrunedInputs
     for name in ("input_ids", *FILL):
         if inputs.get(name) is not None:
             given[name] = inputs[name][:, -columns:]
+    if mask is None:
+        given["attention_mask"] = _mask_after(before, length, given["input_ids"])
     joined = PrunedInputs(given)
     joined.conversation = held
     return joined, torch.cat([held.whole.to(ids.device), given["input_ids"]], 1)
@@ -78,22 +81,61 @@ def with_positions(held: Conversation, inputs: dict[str, Any]) -> dict[str, Any]
 
     Inputs with positions stay as they are.
     """
-    tokens, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if tokens is None:
-        tokens = inputs.get("inputs_embeds")
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    tokens = inputs.get("inputs_embeds") if ids is None else ids
     if inputs.get("position_ids") is not None or tokens is None:
         return inputs
-    start, count = cached_length(inputs["past_key_values"]) - held.input_ids.shape[1], tokens.shape[1]
-    if mask is not None and mask.dim() == 2:
-        shortened, whole = (each.shape[1] + start + count for each in (held.input_ids, held.whole))
-        if mask.shape[1] == whole != shortened:
-            before = held.attention_mask.to(mask)
-            inputs = inputs | {"attention_mask": torch.cat([before, mask[:, held.whole.shape[1] :]], 1)}
-        elif mask.shape[1] != shortened:
-            raise ValueError(
-                f"enable_pruning: expected attention_mask to have {shortened} columns, or {whole} as without pruning, "
-                f"got {mask.shape[1]}"
-            )
-    if held.position_ids is None:  # the model numbers the tokens itself
+    rows, count = tokens.shape[:2]
+    if rows != len(held.input_ids):
+        raise ValueError(
+            f"enable_pruning: expected new tokens for each of the {len(held.input_ids)} rows of the cache, got {rows}"
+        )
+    length = cached_length(inputs["past_key_values"])
+    before, held = held, _cropped(held, length)
+    columns, whole = held.input_ids.shape[1], held.whole.shape[1]
+    added = length - columns + count  # how many columns there are after those that are noted
+    if mask is None:
+        # Pruning may have padded rows of which the caller knows no padding.
+        after = torch.ones(rows, added, dtype=held.attention_mask.dtype, device=tokens.device)
+        if ids is not None:
+            after[:, -count:] = _mask_after(before, length, ids)
+        mask = torch.cat([held.attention_mask.to(after.device), after], 1)
+    elif mask.dim() == 2 and mask.shape[1] == whole + added:
+        mask = torch.cat([held.attention_mask.to(mask), mask[:, whole:]], 1)
+    elif mask.dim() == 2 and mask.shape[1] != columns + added:
+        raise ValueError(
+            f"enable_pruning: expected attention_mask to have {columns + added} columns, or {whole + added} as without "
+            f"pruning, got {mask.shape[1]}"
+        )
+    inputs = inputs | {"attention_mask": mask}
+    if held.position_ids is None and not before.generated:  # the model numbers the columns itself
         return inputs
-    return inputs | {"position_ids": held.positions_from(start, count)}
+    after = mask[:, columns:] if mask.dim() == 2 else torch.ones(rows, added, dtype=torch.int64, device=mask.device)
+    return inputs | {"position_ids": held.positions_after(after)[..., -count:].to(tokens.device)}
+
+
+def _cropped(held: Conversation, length: int) -> Conversation:
+    """The conversation up to the tokens that a cache still holds.
+
+    Raises:
+        ValueError: where tokens of a prompt with images or videos are missing.
+    """
+    surplus = held.input_ids.shape[1] - length
+    if surplus <= 0:
+        return held
+    if surplus > held.generated and held.has_placeholders():
+        raise ValueError(
+            f"enable_pruning: expected a cache of at least {held.input_ids.shape[1] - held.generated} tokens, those of "
+            f"the last prompt, got past_key_values of {length} tokens"
+        )
+    return held.cropped(length)
+
+
+def _mask_after(held: Conversation, length: int, ids: Tensor) -> Tensor:
+    """The mask of new tokens ``[B, n]``: ones, but for padding after an answer of which the cache lacks the end."""
+    missing = held.input_ids[:, length : length + ids.shape[1]].to(ids.device)
+    count = missing.shape[1]
+    mask = torch.ones_like(ids)
+    padding = held.attention_mask[:, length : length + count].to(ids.device) == 0
+    mask[:, :count] = (~(padding & (ids[:, :count] == missing))).to(mask.dtype)
+    return mask

@@ -56,16 +56,26 @@ class Conversation:
                 f"{name}: expected one sequence for each of the {rows} prompts, beginning with it, got others"
             )
         answer = sequences[:, columns:]
-        # The padding after the end of a shorter answer. Where the padding token also ends answers, one that follows no
-        # other end does.
-        padding = (answer == self.padding).flip(-1).long().cumprod(-1).flip(-1).bool()
-        if self.padding in self.stops:
-            stops = torch.tensor(self.stops, device=answer.device)
-            padding[:, 1:] &= torch.isin(answer[:, :-1], stops)
-            padding[:, :1] = False
-        mask = (~padding).to(self.attention_mask.dtype)
+        mask = (~self._padding_after(answer)).to(self.attention_mask.dtype)
         joined = self._extended(answer, mask, None)
         return replace(joined, whole=torch.cat([self.whole, answer], 1), generated=answer.shape[1])
+
+    def _padding_after(self, answer: Tensor) -> Tensor:
+        """Which columns of answers ``[B, new]`` are the padding after the end of a shorter one, bool of that shape.
+
+        ``generate`` may pad with a stop too. A stop that follows no other one ends an answer.
+        """
+        stops = torch.tensor(self.stops, dtype=answer.dtype, device=answer.device)
+        last = answer[:, -1:]
+        ends = torch.isin(last, stops)
+        padding = (answer == last).flip(-1).long().cumprod(-1).flip(-1).bool()
+        padding &= ends | (last == self.padding)
+        after_a_stop = torch.isin(answer.roll(1, -1), stops)
+        after_a_stop[:, 0] = False
+        padding &= after_a_stop | ~ends
+        # The longest answer reaches the last column, whatever its last tokens are.
+        length = padding.sum(-1, keepdim=True)
+        return padding & (length > length.amin())
 
     def cropped(self, columns: int) -> Conversation:
         """The conversation without the last of its generated tokens, down to a number of columns."""
@@ -81,19 +91,23 @@ class Conversation:
             generated=self.generated - surplus,
         )
 
-    def positions_from(self, start: int, count: int) -> Tensor:
-        """The positions of unmasked tokens after the conversation, for a forward pass.
+    def positions_after(self, mask: Tensor) -> Tensor:
+        """The positions of the tokens after the conversation, for a forward pass.
 
         Args:
-            start: how many such tokens come before them.
-            count: how many there are.
+            mask: of these tokens, ``[B, n]``.
 
         Returns:
-            int64 ``[B, count]``, or ``[3, B, count]`` where a token has (t, h, w).
+            int64 ``[B, n]``, or ``[3, B, n]`` where a token has (t, h, w).
         """
-        numbers = self.next_positions + torch.arange(start, start + count, device=self.next_positions.device)
+        numbers = self.next_positions + positions_of(mask).to(self.next_positions.device)
         spatial = self.position_ids is not None and self.position_ids.dim() > 2
         return numbers.expand(3, *numbers.shape) if spatial else numbers
+
+    def has_placeholders(self) -> bool:
+        """Whether there are images or videos in it."""
+        token_ids = torch.tensor(self.placeholders, dtype=self.input_ids.dtype, device=self.input_ids.device)
+        return bool(torch.isin(self.input_ids, token_ids).any())
 
     def joined(self, new: Any) -> Any:
         """The next turn after what came before, for ``generate``.

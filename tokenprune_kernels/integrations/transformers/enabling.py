@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .loaded_parameters import one_thread_where_offloaded
 from .prompt import prepend_prompt, with_whole_prompt
 from .pruned_inputs import PrunedInputs
 from .pruning import Pruning, has_placeholders
-from .sequences import cached_length
+from .sequences import cached_length, positions_of
 
 _enabling = threading.Lock()
 
@@ -30,7 +31,7 @@ def enable_pruning(model: Any, **options: Any) -> PruningHandle:
     ``min_length``, stopping criteria, logits processors, ``prefix_allowed_tokens_fn`` and a streamer refer to that
     prompt too. A forward pass with pixel values returns the logits of the shortened sequence and the loss of the labels
     that stay, with gradients. Calls without pixel values are not changed. In a decoding loop of your own, count the
-    mask from the shortened prompt or from the whole one, and leave positions out.
+    mask from the shortened prompt or from the whole one, or leave it out, and leave positions out.
 
     A further turn of a chat takes ``input_ids`` of the whole conversation, as without pruning, the cache of the turn
     before, and the pixel values of new images and videos alone. ``generate`` notes on a cache what it holds, so
@@ -123,6 +124,11 @@ class PruningHandle:
         beams, sequences = (self._setting(name, kwargs, config) or 1 for name in ("num_beams", "num_return_sequences"))
         with one_thread_where_offloaded(self._model):
             given, prompt = self._not_cached(kwargs)
+            if given.conversation is not None and max(beams, sequences) > 1:
+                raise ValueError(
+                    "enable_pruning: expected num_beams and num_return_sequences to be 1 beside a filled cache, got "
+                    f"{beams} and {sequences}"
+                )
             with torch.no_grad():
                 pruned = self._pruning(self._model, given)
             if given.conversation is not None and not has_pixels(given):
@@ -176,7 +182,10 @@ class PruningHandle:
         inputs, cache = self._by_name(args, kwargs), getattr(output, "past_key_values", None)
         encoded = inputs.get("mm_encoder_outputs")
         if isinstance(encoded, EncoderOutputs) and encoded.conversation is not None:
-            remember(cache, encoded.conversation)
+            conversation = encoded.conversation
+            if conversation.position_ids is None and inputs.get("position_ids") is not None:  # as generate passes them
+                conversation = replace(conversation, position_ids=positions_of(conversation.attention_mask))
+            remember(cache, conversation)
         elif encoded is None and inputs.get("position_ids") is None and self._begins(inputs, cache):
             # The model would number what follows by an offset that its last call has left on it.
             remember(cache, begin_text(model, inputs | {"past_key_values": None}, masked=False))

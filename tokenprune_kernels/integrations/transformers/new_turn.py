@@ -44,6 +44,12 @@ def check_new_turn(conversation: Conversation, inputs: Any) -> None:
                 f"next_turn: expected {name} to have the shape of the new turn's input_ids, {list(ids.shape)}, got "
                 f"shape {list(value.shape)}"
             )
+    mask = inputs.get("attention_mask")
+    if mask is not None and bool((mask[:, -1] == 0).any()):
+        raise ValueError(
+            "next_turn: expected padding on the left and at least one new token in each row, got an attention_mask "
+            "that ends in 0"
+        )
     if "mm_encoder_outputs" in inputs:
         raise ValueError(
             "next_turn: expected what the processor makes of the new turn, got pruned inputs (prune what next_turn "
@@ -51,7 +57,9 @@ def check_new_turn(conversation: Conversation, inputs: Any) -> None:
         )
     if "past_key_values" in inputs:
         raise ValueError("next_turn: expected no past_key_values in inputs, as output has the cache, got some")
-    if _begins_again(conversation, ids, inputs.get("attention_mask")):
+    if inputs.get("position_ids") is not None:
+        raise ValueError("next_turn: expected no position_ids in inputs, as they follow from earlier turns, got some")
+    if _begins_again(conversation, ids, mask):
         raise ValueError(
             f"next_turn: expected input_ids of the new turn alone, got {ids.shape[1]} tokens that begin with the first "
             "prompt again"

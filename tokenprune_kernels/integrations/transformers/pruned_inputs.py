@@ -16,7 +16,7 @@ from .conversation import Conversation
 from .family import has_pixels
 from .feature_injection import EncoderOutputs, KeptFeatures, mapped, moved
 from .new_turn import check_new_turn
-from .sequences import cached_length, column_after_the_last
+from .sequences import cached_length, cached_rows, column_after_the_last
 
 
 class PrunedInputs(UserDict[str, Any]):
@@ -27,7 +27,8 @@ class PrunedInputs(UserDict[str, Any]):
     ``pruned.pin_memory()`` move them. The images and videos are in ``pruned["mm_encoder_outputs"]``, a dict with the
     encoder output of each modality, in place of ``pixel_values`` and ``pixel_values_videos``. ``generate`` changes
     encoder outputs in place, so each access builds new ones: the same pruned inputs are good for any number of calls.
-    ``dict(pruned)`` builds them once, and is good for one call of ``generate``.
+    ``dict(pruned)`` builds them once, and is good for one call of ``generate``. A cache among the inputs goes on with
+    every call, so such inputs are good for one call; ``copy.deepcopy`` makes inputs for another.
 
     Attributes:
         kept_indices: which tokens were kept of each image, then of each video: int64 ``[k_i]``, ascending.
@@ -49,10 +50,20 @@ class PrunedInputs(UserDict[str, Any]):
 
     def __init__(self, data: Any = None, **extra: Any) -> None:
         self.kept_indices, self.grids, self.kept_columns, self.conversation = [], [], None, None
+        self._cached = 0  # how many tokens past_key_values held when it became one of the inputs
         super().__init__(data, **extra)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        if name == "past_key_values":
+            self._cached = cached_length(value)
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
+        if name == "past_key_values":
+            if self.conversation is not None and has_pixels(self.data):
+                raise ValueError("PrunedInputs: expected a call of prune_inputs for the new pixel values, got none")
+            self.check_cache("PrunedInputs")
         if isinstance(value, dict):
             outputs = EncoderOutputs(
                 {key: each.encoder_output() if isinstance(each, KeptFeatures) else each for key, each in value.items()}
@@ -65,6 +76,19 @@ class PrunedInputs(UserDict[str, Any]):
         if name in vars(self).get("data", ()):
             return self[name]
         raise AttributeError(f"PrunedInputs: expected one of {', '.join(vars(self).get('data', ()))}, got {name!r}")
+
+    def check_cache(self, name: str) -> None:
+        """Raises if a model has gone on with the cache since it became one of the inputs.
+
+        Args:
+            name: the function that was called, for the error.
+        """
+        length = cached_length(self.data.get("past_key_values"))
+        if length != self._cached:
+            raise ValueError(
+                f"{name}: expected past_key_values of {self._cached} tokens, as when these inputs were made, got "
+                f"{length}: it has gone on already; for several calls, make each a copy.deepcopy of the inputs first"
+            )
 
     def to(self, *args: Any, **kwargs: Any) -> PrunedInputs:
         """Moves all tensors to a device, or floating ones to a dtype, as a processor's output does.
@@ -116,15 +140,16 @@ class PrunedInputs(UserDict[str, Any]):
             >>> output = model.generate(**second, return_dict_in_generate=True)  # doctest: +SKIP
         """
         conversation = self._noted("next_turn")
-        cache = getattr(output, "past_key_values", None)
+        cache, sequences = (getattr(output, name, None) for name in ("past_key_values", "sequences"))
         length = cached_length(cache)
-        if length == 0:
+        if length == 0 or sequences is None:
             raise ValueError(
                 "next_turn: expected the output of generate with return_dict_in_generate=True and a cache, got "
-                f"{type(output).__name__} without past_key_values"
+                f"{type(output).__name__} without {'sequences' if length else 'past_key_values'}"
             )
         check_new_turn(conversation, inputs)
-        held = conversation.after("next_turn", output.sequences)
+        held = conversation.after("next_turn", sequences)
+        _check_rows("next_turn", cache, len(held.input_ids))
         columns = held.input_ids.shape[1]
         if not columns - held.generated <= length <= columns:
             raise ValueError(
@@ -147,8 +172,9 @@ class PrunedInputs(UserDict[str, Any]):
             ``input_ids``, the ``attention_mask`` of cache and new tokens, ``position_ids`` and ``past_key_values``.
 
         Raises:
-            ValueError, TypeError: unless the output has a cache that holds these inputs, and ``input_ids`` has a row
-                for each of theirs; and for inputs of a further turn, which are for ``generate``.
+            ValueError, TypeError: unless the output is that of a forward pass and has a cache as long as these inputs
+                or longer, and ``input_ids`` has a row for each of theirs; and for inputs of a further turn, which are
+                for ``generate``.
 
         Example:
             >>> call = pruned = prune_inputs(model, inputs, keep_ratio=0.1)  # doctest: +SKIP
@@ -168,30 +194,49 @@ class PrunedInputs(UserDict[str, Any]):
             )
         cache = getattr(output, "past_key_values", None)
         length, count = cached_length(cache), input_ids.shape[1]
+        if hasattr(output, "sequences"):
+            raise ValueError("next_step: expected the output of a forward pass, got that of generate (call next_turn)")
         if length < columns:
             raise ValueError(
                 f"next_step: expected output to have a cache of at least {columns} tokens, those of these inputs, got "
                 f"{length}"
             )
+        _check_rows("next_step", cache, rows)
+        logits = getattr(output, "logits", None)
+        if isinstance(logits, Tensor) and columns != logits.shape[1] == length:
+            raise ValueError(f"next_step: expected the output of these {columns} tokens, got that of {length} others")
         mask = conversation.attention_mask
+        after = mask.new_ones(rows, length - columns + count)
         if "position_ids" not in self.data:
             # A forward pass without positions numbers the columns, masked ones too.
             conversation = replace(conversation, next_positions=column_after_the_last(mask))
         step = {
             "input_ids": input_ids,
-            "attention_mask": torch.cat([mask, mask.new_ones(rows, length - columns + count)], 1),
-            "position_ids": conversation.positions_from(length - columns, count),
+            "attention_mask": torch.cat([mask, after], 1),
+            "position_ids": conversation.positions_after(after)[..., -count:],
         }
         return PrunedInputs({name: each.to(input_ids.device) for name, each in step.items()}, past_key_values=cache)
 
     def _noted(self, name: str) -> Conversation:
         if self.conversation is None:
             raise ValueError(f"{name}: expected inputs that prune_inputs returned, got others")
+        for key in ("attention_mask", "position_ids"):
+            value, noted = self.data.get(key), getattr(self.conversation, key)
+            if value is None or value is noted:
+                continue
+            if noted is None or not torch.equal(value.to(noted), noted):
+                raise ValueError(f"{name}: expected inputs as prune_inputs returned them, got another {key}")
         return self.conversation
 
     def _change(self, change: Callable[[Any], Any]) -> None:
         for name, value in vars(self).items():
             setattr(self, name, change(value))
+
+
+def _check_rows(name: str, cache: Any, rows: int) -> None:
+    found = cached_rows(cache)
+    if found not in (None, rows):
+        raise ValueError(f"{name}: expected a cache of {rows} rows, one for each prompt and without beams, got {found}")
 
 
 torch.serialization.add_safe_globals([PrunedInputs])

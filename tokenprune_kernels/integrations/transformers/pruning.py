@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from ...arguments import check_tensor, number
 from ...methods import METHODS, check_method
 from ..budget import Budget, budgets, check_budget
 from ..row_selection import select_rows
-from .conversation import begin, begin_text, padding_id
+from .conversation import Conversation, begin, begin_text, padding_id
 from .families import family_of, unwrapped
 from .family import PIXELS, Family, Features, has_pixels, placeholder_ids
-from .feature_injection import KeptFeatures
+from .feature_injection import EncoderOutputs, KeptFeatures
 from .finite import warn_of_non_finite
 from .loaded_parameters import loaded_parameters
 from .pruned_inputs import PrunedInputs
-from .sequences import FILL, Shortening, cached_length
+from .sequences import FILL, Shortening, cached_length, column_after_the_last
 from .token_weights import Importance, check_importance, check_sign, weights
 
 
@@ -68,17 +68,19 @@ def prune_inputs(
         scope: ``"item"`` for a budget of each image or video, ``"batch"`` for one that the whole batch shares.
         positions: ``"contiguous"`` numbers the shortened prompt anew, ``"original"`` leaves every token its position.
             By default contiguous; always original for the Qwen-VL models. Attention would read original positions with
-            gaps as several packed sequences, so a masked column is added in front where no row is padded.
+            gaps as several packed sequences, so a masked column is added in front where no row is padded. Original
+            positions need text after a prompt's last image or video, as an answer is numbered from the last token.
         protect_newlines: keep the ``image_newline`` tokens of LLaVA-NeXT and LLaVA-OneVision in addition to the budget;
             otherwise they are candidates like any other token.
         check_finite: whether to look for NaN and infinity in the tokens and weights, and to warn of them once for a
             model. By default on the CPU only; on a GPU it waits for the device.
 
     Returns:
-        A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)``, which return
-        the shortened prompt followed by the new tokens. Rows that were padded are padded on the same side, others on
-        the left. The features have no gradients; ``enable_pruning`` keeps them. ``next_step`` of the result makes the
-        inputs of the next pass in a decoding loop of your own, ``next_turn`` those of a further turn of a chat.
+        A new mapping for ``model(**pruned)`` and for any number of calls ``model.generate(**pruned)`` (one where the
+        inputs have a cache), which return the shortened prompt followed by the new tokens. Rows that were padded are
+        padded on the same side, others on the left. The features have no gradients; ``enable_pruning`` keeps them.
+        ``next_step`` of the result makes the inputs of the next pass in a decoding loop of your own, ``next_turn``
+        those of a further turn of a chat.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -142,14 +144,16 @@ class Pruning:
         family = family_of(model)
         positions = self._positions(model, family)
         # Reading PrunedInputs builds encoder outputs; read .data instead.
-        held = inputs.conversation if isinstance(inputs, PrunedInputs) else None
-        given = inputs.data if isinstance(inputs, PrunedInputs) else inputs
+        held, given = None, inputs
+        if isinstance(inputs, PrunedInputs):
+            inputs.check_cache("prune_inputs")
+            held, given = inputs.conversation, inputs.data
         inputs = {name: value for name, value in given.items() if value is not None}
         if held is None and (has_pixels(inputs) or has_placeholders(model, family, inputs.get("input_ids"))):
             _check_cache(inputs)
         if not has_pixels(inputs):
             passed_on = PrunedInputs(inputs)
-            passed_on.conversation = begin_text(model, inputs) if held is None else held
+            passed_on.conversation = _without_pixels(model, inputs) if held is None else held
             return passed_on
         _check_inputs(model, family, inputs)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -163,6 +167,8 @@ class Pruning:
         for each, mask in zip(features, kept, strict=True):
             keep[each.placeholders] = mask.to(keep.device)
         shortening, shortened, after = _shorten(model, family, inputs, keep, positions)
+        if "position_ids" in shortened:
+            _check_end(model, family, inputs, keep)
         kept_features = {
             each.modality: KeptFeatures(each, mask, shortening(each.placeholders, False))
             for each, mask in zip(features, kept, strict=True)
@@ -223,6 +229,29 @@ def has_placeholders(model: Any, family: Family, input_ids: Tensor | None) -> bo
     return input_ids is not None and any(
         bool((input_ids == token_id).any()) for token_id in placeholder_ids(model, family)
     )
+
+
+def _without_pixels(model: Any, inputs: Mapping[str, Any]) -> Conversation | None:
+    """The conversation that a prompt of text begins, or one that was pruned before."""
+    encoded = inputs.get("mm_encoder_outputs")
+    if not isinstance(encoded, EncoderOutputs) or encoded.conversation is None:
+        return begin_text(model, inputs)
+    return replace(encoded.conversation, whole=encoded.conversation.input_ids)
+
+
+def _check_end(model: Any, family: Family, inputs: Mapping[str, Any], keep: Tensor) -> None:
+    """Raises for a prompt that ends in an image or video of which tokens are dropped.
+
+    ``generate`` numbers an answer from the position of the last token, which may be one that comes before the last.
+    """
+    last = (column_after_the_last(inputs["attention_mask"]) - 1).clamp_min(0)
+    token_ids = torch.tensor(placeholder_ids(model, family), device=inputs["input_ids"].device)
+    ends = torch.isin(inputs["input_ids"].gather(1, last), token_ids)
+    if bool((ends & ~keep.all(-1, keepdim=True)).any()):
+        raise ValueError(
+            "prune_inputs: expected text after the last image or video of a prompt with positions 'original', got a "
+            "prompt that ends in one"
+        )
 
 
 def _check_cache(inputs: Mapping[str, Any]) -> None:

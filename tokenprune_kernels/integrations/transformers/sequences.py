@@ -54,8 +54,13 @@ def cached_length(cache: Any) -> int:
     """How many tokens a cache holds; 0 where there is none."""
     if cache is None:
         return 0
-    length: int = cache.get_seq_length()
-    return length
+    return int(cache.get_seq_length())
+
+
+def cached_rows(cache: Any) -> int | None:
+    """How many sequences a cache holds; None where it does not say."""
+    keys = getattr(next(iter(getattr(cache, "layers", ())), None), "keys", None)
+    return len(keys) if isinstance(keys, Tensor) and keys.dim() == 4 else None
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

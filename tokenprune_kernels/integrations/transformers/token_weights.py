@@ -84,12 +84,12 @@ def check_importance(argument: str, importance: Any) -> None:
     if importance is None or isinstance(importance, str) or callable(importance):
         return
     if isinstance(importance, Tensor):
-        check_tensor("prune_inputs", argument, importance)
+        _check_weight(argument, importance)
     elif isinstance(importance, Sequence):
         if importance and isinstance(importance[0], numbers.Number):
             check_tensor("prune_inputs", argument, importance)
         for number, weight in enumerate(importance):
-            _check_weight(argument, number, weight)
+            _check_weight(f"{argument} of image or video {number}", weight)
     else:
         raise TypeError(
             f"prune_inputs: expected {argument} to be a tensor, a callable or one of {', '.join(NAMES)}, "
@@ -97,9 +97,8 @@ def check_importance(argument: str, importance: Any) -> None:
         )
 
 
-def _check_weight(argument: str, number: int, weight: Any) -> None:
-    """Raises unless the weights of one image or video are a dense tensor of a dtype that the operators take."""
-    named = f"{argument} of image or video {number}"
+def _check_weight(named: str, weight: Any) -> None:
+    """Raises unless weights are a dense tensor of a dtype that the operators take."""
     check_tensor("prune_inputs", named, weight)
     if not weight.is_floating_point():
         got = str(weight.dtype).removeprefix("torch.")
@@ -128,7 +127,7 @@ def _checked_list(argument: str, weights: Sequence[Tensor], items: list[Tensor])
             f"got {len(weights)}"
         )
     for number, (weight, item) in enumerate(zip(weights, items, strict=True)):
-        _check_weight(argument, number, weight)
+        _check_weight(f"{argument} of image or video {number}", weight)
         if weight.shape != item.shape[:1]:
             raise ValueError(
                 f"prune_inputs: expected {argument} of image or video {number} to have shape [{len(item)}], "
