@@ -20,6 +20,7 @@ ROOMS = {
     "threads": Room(
         NATIVE,
         ("tests/native/test_thread_team.py", "tests/native/test_interrupt.py", "tests/operators/test_properties.py"),
+        needs_build=True,
     ),
     "selection": Room(
         NATIVE,
