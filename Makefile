@@ -142,6 +142,11 @@ $(VLLM)/installed: $(wildcard tests/vllm/requirements*.txt tests/vllm/site/*)
 	cp tests/vllm/site/* $$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 	touch $@
 
+# Apart: where vLLM finds Triton, it takes its second model runner.
+$(VLLM)-triton: $(VLLM)/installed
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --upgrade --target $@ triton==3.7.1
+	touch $@
+
 # vLLM finds the package by its metadata, in this folder.
 vllm-metadata: build
 	$(PY) setup.py -q egg_info
@@ -149,7 +154,7 @@ vllm-metadata: build
 test-vllm: vllm-metadata $(VLLM)/installed ## vLLM on the CPU with pruning, against transformers; 6 minutes after installing 2 GB
 	$(VLLM_TESTS) -m "not slow"
 
-test-vllm-all: vllm-metadata $(VLLM)/installed ## the same with `slow`: every family in every setting, into tests/vllm/results.md
+test-vllm-all: vllm-metadata $(VLLM)/installed $(VLLM)-triton ## the same with `slow`: every family in every setting, into tests/vllm/results.md
 	$(VLLM_TESTS) --vllm-results tests/vllm/results.md
 
 $(VENV)/docs: docs/requirements.txt $(VENV)/requirements

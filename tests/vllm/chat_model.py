@@ -98,17 +98,20 @@ def config(of):
 
 def inputs(tokenizer, text, images, videos):
     """What transformers' model takes for a prompt, with the pixels of vLLM's own processor."""
-    from vllm.transformers_utils.processors.internvl import InternVLImageProcessor, InternVLVideoProcessor
+    from vllm.transformers_utils.processors import internvl
 
+    # The first name is that of vLLM 0.33.
+    image_processor = getattr(internvl, "InternVLChatImageProcessor", None) or internvl.InternVLImageProcessor
+    video_processor = getattr(internvl, "InternVLChatVideoProcessor", None) or internvl.InternVLVideoProcessor
     ids = tokenizer(text)["input_ids"]
     start, end, token = tokenizer.convert_tokens_to_ids(["<img>", "</img>", "<IMG_CONTEXT>"])
     pixels, placeholders = [], {"<image>": [], "<video>": []}
     for image in images:
-        made = InternVLImageProcessor(IMAGE_SIZE, 1, TILES, True, True)(image)
+        made = image_processor(IMAGE_SIZE, 1, TILES, True, True)(image)
         tiles = made["pixel_values_flat"]
         placeholders["<image>"].append((tiles, [start, *[token] * (TOKENS * len(tiles)), end]))
     for video in videos:
-        frames = InternVLVideoProcessor(IMAGE_SIZE)(video)["pixel_values_flat_video"]
+        frames = video_processor(IMAGE_SIZE)(video)["pixel_values_flat_video"]
         tokens = []
         for number in range(len(frames)):
             lead = tokenizer.encode(f"Frame{number + 1}: ", add_special_tokens=False)

@@ -29,6 +29,7 @@ def checkpoints(tmp_path_factory):
 
 def pytest_addoption(parser):
     parser.addoption("--vllm-results", type=Path, help="a file for a table of all outcomes")
+    parser.addoption("--vllm-further", action="store_true", help="add to that file, as those of a further run")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,6 +46,7 @@ def pytest_runtest_makereport(item):
 
 
 OUTCOMES = []
+FURTHER = "Of further runs, with tests that were added or mended since:"
 
 
 def pytest_sessionfinish(session):
@@ -55,6 +57,7 @@ def pytest_sessionfinish(session):
     import transformers
     import vllm
 
+    head = ["| test | outcome | answers | largest difference |", "|---|---|---|---|"]
     lines = [
         "# vLLM against transformers",
         "",
@@ -63,9 +66,11 @@ def pytest_sessionfinish(session):
         "top-20 log-probabilities over 6 greedy tokens; prompt lengths and tokens are equal, or the difference is "
         "infinite. A negative control is meant to differ.",
         "",
-        "| test | outcome | answers | largest difference |",
-        "|---|---|---|---|",
+        *head,
     ]
+    if session.config.getoption("--vllm-further"):
+        before = path.read_text().rstrip()
+        lines = [before] if FURTHER in before else [before, "", FURTHER, "", *head]
     for name, outcome, answers, worst in OUTCOMES:
         lines.append(f"| `{name}` | {outcome} | {answers or '-'} | {'-' if worst is None else f'{worst:.1e}'} |")
     path.write_text("\n".join(lines) + "\n")

@@ -143,7 +143,7 @@ def test_vllms_own_pruning_does_not_go_with_it():
         engines.engine_options(model_config({"k": 3}, video_pruning_rate=0.5))
 
 
-class PrunedModel:
+class Model:
     class_token_towers = ("clip_vision_model",)
 
 
@@ -160,4 +160,4 @@ def test_class_attention_needs_a_class_token(tower, mode, message):
     config.hf_config.vision_config = SimpleNamespace(model_type=tower)
     options = parsed({"k": 1, "method": "idpruner", "importance": "cls_attention"})
     with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
-        engines.check_weight(options, PrunedModel, config)
+        engines.check_weight(options, Model, config)

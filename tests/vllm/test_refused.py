@@ -30,7 +30,7 @@ def start(checkpoints, family, tokenprune, **options):
         (
             "qwen2_vl",
             {"k": 3, "method": "idpruner", "importance": "cls_attention"},
-            "expected an importance or relevance among norm, vision_selector for Qwen2VL with .*, got 'cls_attention'",
+            "among norm, vision_selector for Qwen2VLForConditionalGeneration with .*, got 'cls_attention'",
         ),
     ],
 )

@@ -1,5 +1,9 @@
-"""vLLM's second model runner, the default on GPUs: what it does with the rows, without running it."""
+"""vLLM's second model runner, the default on GPUs: what it does with the rows, and how it answers when interpreted."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +12,9 @@ pytest.importorskip("vllm")
 
 import torch
 
+from tests.vllm.drafters import READS_IMAGES
+from tests.vllm.engine import MEASURED
+from tests.vllm.test_families import CLOSE
 from tokenprune_kernels.integrations.vllm.digits import encoded
 from tokenprune_kernels.integrations.vllm.engine import ENABLES_POSITIONS
 from tokenprune_kernels.integrations.vllm.mrope import COLUMNS, SpatialPositions
@@ -16,6 +23,7 @@ pruning = pytest.importorskip("vllm.v1.worker.gpu.model_states.mm_pruning")
 
 pytestmark = pytest.mark.vllm
 WIDTH, IMAGE, LENGTH = 8, 7, 12
+TRITON = Path(__file__).parents[2] / "build/vllm-triton"  # apart: where vLLM finds it, it takes the second runner
 PLACE = 3  # of the image's four rows in the prompt
 POSITIONS = torch.tensor([[0, 0, 2], [0, 1, 1], [0, 3, 0], [0, 3, 3]])
 
@@ -105,3 +113,14 @@ def test_a_drafter_gets_rows_without_columns():
     (kept,) = pruner(Rope()).strip([given])
     assert given.shape[1] == WIDTH + COLUMNS
     assert torch.equal(kept, given[:, :WIDTH])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRITON.is_dir(), reason="needs Triton, which `make test-vllm-all` installs")
+@pytest.mark.parametrize(("family", "drafter"), [("llava", ""), ("qwen2_5_vl", READS_IMAGES), ("qwen3_vl", "")])
+def test_it_answers_like_transformers_in_the_interpreter_of_triton(family, drafter, tmp_path):
+    command = [sys.executable, "-m", "tests.vllm.second_runner", family, str(tmp_path), str(TRITON), drafter]
+    answered = subprocess.run(command, capture_output=True, text=True)
+    assert answered.returncode == 0, answered.stderr[-3000:]
+    MEASURED.extend(json.loads(answered.stdout.splitlines()[-1]))
+    assert max(MEASURED) < CLOSE

@@ -59,7 +59,7 @@ def check_weight(options: Options, model_class: Any, model_config: Any) -> None:
     if options.weight not in weights:
         raise ValueError(
             f"{OPTION}: expected an importance or relevance among {', '.join(weights)} for "
-            f"{model_class.__name__.removeprefix('Pruned')} with {tower}, got {options.weight!r}"
+            f"{model_class.__name__} with {tower}, got {options.weight!r}"
         )
     if options.weight == "cls_attention" and model_config.get_multimodal_config().mm_encoder_tp_mode == "data":
         raise ValueError(f"{OPTION}: expected mm_encoder_tp_mode 'weights' with 'cls_attention', got 'data'")

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from vllm.distributed import get_tp_group
 
+from .drafter import refuse_drafter
 from .engine import check_weight, engine_options
 from .item import Item, popped_items
 from .options import MODALITIES, OPTION
@@ -26,11 +27,13 @@ class PruningModel:
     Attributes:
         prunes: whether the engine was started with the option. Where it is False, the model is vLLM's own.
         class_token_towers: the vision towers, by model_type, whose class token's attention is known.
+        drafters_read_images: whether vLLM's drafters of this model can have its rows.
         leans_on: what is read or called of vLLM's model beside the interfaces in ``SEAMS``.
     """
 
     prunes = False
     class_token_towers: tuple[str, ...] = ()
+    drafters_read_images = True
     leans_on: tuple[str, ...] = ()
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -39,6 +42,7 @@ class PruningModel:
             super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
             return
         _check_engine(vllm_config)
+        refuse_drafter(vllm_config.speculative_config, type(self))
         check_weight(options, type(self), vllm_config.model_config)
         # Tokens are selected by what the language model gets of them.
         selection = RowSelection(options, vllm_config.model_config.get_inputs_embeds_size(), get_tp_group())

@@ -184,7 +184,8 @@ class SpatialPositions(PruningModel):
         for embedding in multimodal_embeddings:
             numbers = decoded(embedding[:, -COLUMNS:]).to(positions.device)
             first, total = numbers[0, 3:].tolist()
-            # A drafter looks one token ahead: its rows may start behind an item that is computed.
+            # A drafter looks one token ahead: its rows may start behind an item that is computed. If both have a single
+            # row, the first gets the positions of the second then: for a draft, not for an answer.
             fitting = (start for start, end in runs if start + first >= num_computed_tokens and end - start == total)
             start = next(fitting, None)
             if start is None:

@@ -181,9 +181,14 @@ def _segments(mask: Tensor, by_run: bool) -> list[int]:
 
 
 def pruned(mixin: type = PruningProcessor) -> Callable[[type], type]:
-    """Makes a class decorator for a subclass of a model: it registers the model's processor behind the mixin."""
+    """Makes a class decorator for a subclass of a model: it registers the model's processor behind the mixin.
+
+    The subclass gets the name of the model, by which vLLM tells models apart that have a drafter.
+    """
 
     def register(model_class: Any) -> Any:
+        own = next(base for base in model_class.__mro__ if base.__module__.startswith("vllm."))
+        model_class.__name__ = model_class.__qualname__ = own.__name__
         factories = model_class._processor_factory
 
         def make_info(ctx: Any) -> Any:

@@ -36,6 +36,7 @@ class PrunedQwen3VL(SpatialPositions, Qwen3VLForConditionalGeneration):
     """Qwen3-VL."""
 
     leans_on = ("_tokenizer", "visual_dim")
+    drafters_read_images = False  # vLLM would hand them the features of deeper layers too
 
     def _tokens(self, embedding: Tensor) -> Tensor:
         return embedding[:, : self.visual_dim]

@@ -14,7 +14,7 @@ INSIST = "TOKENPRUNE_ANY_VLLM"
 SEAMS = {
     "vllm.config:CompilationConfig": ("cudagraph_mm_encoder",),
     "vllm.config:LoRAConfig": ("enable_tower_connector_lora",),
-    "vllm.config:ModelConfig": ("get_inputs_embeds_size", "get_multimodal_config", "hf_config"),
+    "vllm.config:ModelConfig": ("architectures", "get_inputs_embeds_size", "get_multimodal_config", "hf_config"),
     "vllm.config:MultiModalConfig": (
         "mm_encoder_tp_mode",
         "mm_hasher_algorithm",
@@ -22,7 +22,14 @@ SEAMS = {
         "video_pruning_rate",
     ),
     "vllm.config:SchedulerConfig": ("max_num_encoder_input_tokens",),
-    "vllm.config:VllmConfig": ("compilation_config", "lora_config", "model_config", "scheduler_config"),
+    "vllm.config:SpeculativeConfig": ("draft_model_config", "use_eagle", "uses_draft_model"),
+    "vllm.config:VllmConfig": (
+        "compilation_config",
+        "lora_config",
+        "model_config",
+        "scheduler_config",
+        "speculative_config",
+    ),
     "vllm.distributed.parallel_state:GroupCoordinator": ("broadcast", "world_size"),
     "vllm.distributed:get_tensor_model_parallel_world_size": (),
     "vllm.distributed:get_tp_group": (),
@@ -40,6 +47,7 @@ SEAMS = {
         "recompute_mrope_positions",
         "supports_multimodal_pruning",
     ),
+    "vllm.model_executor.models.interfaces:supports_multimodal_embeddings": (),
     "vllm.multimodal.hasher:MultiModalHasher": ("hash_kwargs",),
     "vllm.multimodal.inputs:MultiModalFeatureSpec": ("data", "identifier", "mm_position", "modality"),
     "vllm.multimodal.inputs:MultiModalFieldConfig": ("batched", "field"),
@@ -64,6 +72,7 @@ SEAMS = {
     "vllm.multimodal.registry:_ProcessorFactories": ("dummy_inputs", "info", "processor"),
     "vllm.multimodal:MULTIMODAL_REGISTRY": ("register_processor",),
     "vllm.platforms:current_platform": ("is_cpu",),
+    "vllm:ModelRegistry": ("resolve_model_cls",),
 }
 
 
