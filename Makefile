@@ -22,7 +22,7 @@ VLLM := build/vllm
 VLLM_TESTS := PYTHONPATH=. $(VLLM)/bin/python -m pytest tests/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all test-native test-ci bench bench-throughput bench-load bench-analysis bench-accuracy bench-e2e bench-vllm bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel kernel-layout test-wheel docs clean
+.PHONY: help build demo test test-all bench bench-throughput bench-load bench-analysis bench-accuracy bench-e2e bench-vllm bench-render gpu gpu-render gpu-e2e gpu-sanitize gpu-build lint format sanitize test-vllm test-vllm-all vllm-metadata wheel kernel-layout test-wheel docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,15 +47,10 @@ test: build ## the tests without `slow` and `gpu`: native backend first, then Tr
 	$(PYTEST) tests/native -m "alone and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
 
-test-all: build test-native ## the tests without `gpu`
-	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
-
-test-native: build
+test-all: build ## the tests without `gpu`
 	$(PYTEST) $(IN_PARALLEL) -m "not gpu and not interpret and not alone"
 	$(PYTEST) tests/native -m alone
-
-test-ci: build test-native ## the same without the slow ones of Triton's interpreter
-	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m "interpret and not slow"
+	TRITON_INTERPRET=1 $(PYTEST) $(IN_PARALLEL) -m interpret
 
 $(VENV)/peers: bench/requirements.txt $(VENV)/requirements
 	@if $(PY) -m pip install --quiet --retries 1 --no-deps -r $<; then touch $@; \

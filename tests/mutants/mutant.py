@@ -12,3 +12,4 @@ class Mutant(NamedTuple):
     old: str
     new: str
     breaks: str
+    isa: str = ""  # the instruction set that a machine needs to notice it

@@ -148,6 +148,7 @@ MUTANTS = (
         "(kernels.same_summation_order ? 0.0f : kTileError)",
         "0.0f",
         "A dot product by rows stands for one by tiles, which rounds otherwise.",
+        isa="amx",
     ),
     Mutant(
         "outlier-not-compared-with-pruned-rows",
@@ -236,14 +237,6 @@ MUTANTS = (
         "for (std::int64_t i = 0; i < count; ++i) elements.value[i] = to_float(p[i]);",
         "for (std::int64_t i = 0; i < count - count % 2; ++i) elements.value[i] = to_float(p[i]);",
         "The last element of an odd tail counts as 0.",
-    ),
-    Mutant(
-        "portable-sum-in-another-order",
-        "kernels",
-        f"{CSRC}/kernels/portable.cpp",
-        "lanes.value[i] = a.value[i] + b.value[i];",
-        "lanes.value[i] = a.value[i] + b.value[i ^ 1];",
-        "The sums of chunks go to the lanes of their neighbours.",
     ),
     Mutant(
         "isa-order",

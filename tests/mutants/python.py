@@ -117,7 +117,7 @@ MUTANTS = (
         f"{TRANSFORMERS}/feature_injection.py",
         "list(self._tokens)",
         "self._tokens",
-        "The encoder output is a tuple where models expect a list.",
+        "A model that changes the list of features changes those of later calls.",
     ),
     Mutant(
         "prompts-of-beams-swapped",

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from tests.mutants.table import MUTANTS, ROOMS
+from tokenprune_kernels import build_info
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPY = ROOT / "build" / "mutants"
@@ -167,11 +168,15 @@ def main():
         failed = room_tests(ROOMS[name])
         if failed is not None:
             raise SystemExit(f"{name}: expected its tests to pass without a mutant, got a failure of {failed}")
+    isas = build_info()["backends"]["native"]["supported_isas"]
     for mutant in chosen:
         if time.monotonic() > end:
             break
         started = time.monotonic()
-        failed = killer(mutant, given.rooms_only)
+        if mutant.isa and mutant.isa not in isas:
+            failed = f"not run: the machine has no {mutant.isa}"
+        else:
+            failed = killer(mutant, given.rooms_only)
         seconds = time.monotonic() - started
         survives = f"**{LEFT}**" if given.rooms_only else "**survives**"
         verdict = survives if failed is None else f"`{failed}`"

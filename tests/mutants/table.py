@@ -20,6 +20,7 @@ ROOMS = {
     "threads": Room(
         NATIVE,
         ("tests/native/test_thread_team.py", "tests/native/test_interrupt.py", "tests/operators/test_properties.py"),
+        needs_build=True,
     ),
     "selection": Room(
         NATIVE,
@@ -32,7 +33,11 @@ ROOMS = {
         ),
         needs_build=True,
     ),
-    "kernels": Room(NATIVE, ("tests/native/test_isa.py", "tests/native/test_block_sizes.py"), needs_build=True),
+    "kernels": Room(
+        NATIVE,
+        ("tests/native/test_kernel_table.py", "tests/native/test_isa.py", "tests/native/test_block_sizes.py"),
+        needs_build=True,
+    ),
     "operators": Room(
         NATIVE,
         ("tests/native/test_parallel_region.py", "tests/operators/test_errors.py", "tests/operators/test_varlen.py"),

@@ -162,24 +162,25 @@ void from_threads(int callers, const Function& function) {
 
 // A caller that waits for the last of its own items does no items of others.
 void batches_of_two_callers() {
+  const std::thread::id caller = std::this_thread::get_id();
   for (int round = 0; round < 20; ++round) {
-    std::atomic<bool> opened{false};
+    std::atomic<bool> helped{false};
     std::atomic<int> done{0};
-    const std::thread::id other = std::this_thread::get_id();
-    std::thread long_batch([&] {
+    std::thread other([&] {
+      while (!helped) std::this_thread::yield();
       for_each_item(std::vector<double>(30, 1.0), kThreads, nullptr, [&](std::int64_t, const Parallel&) {
-        CHECK(std::this_thread::get_id() != other);
-        opened = true;
-        std::this_thread::sleep_for(std::chrono::microseconds(500));
+        CHECK(std::this_thread::get_id() != caller);
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
         ++done;
       });
     });
-    while (!opened) std::this_thread::yield();
-    for_each_item({1.0, 1.0, 1.0, 1.0}, kThreads, nullptr, [&](std::int64_t item, const Parallel&) {
-      std::this_thread::sleep_for(std::chrono::microseconds(item == 0 ? 1 : 1'500));
+    // A helper does one of the two items until the other batch is done.
+    for_each_item({1.0, 1.0}, kThreads, nullptr, [&](std::int64_t, const Parallel&) {
+      const bool helper = std::this_thread::get_id() != caller;
+      if (helper) helped = true;
+      while (helper ? done < 30 : !helped) std::this_thread::yield();
     });
-    long_batch.join();
-    CHECK(done == 30);
+    other.join();
   }
 }
 

@@ -138,3 +138,15 @@ def test_a_copy_has_values_of_its_own():
         made.to(torch.float64)
         assert {each.dtype for each in tensors(made).values() if each.is_floating_point()} == {torch.float64}
     assert torch.equal(model(**pruned).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@torch.no_grad()
+def test_a_model_may_change_the_lists_of_features_that_it_gets(family):
+    model = model_of(family)
+    pruned = prune_inputs(model, batch(family, "ttItt"), **PRUNING)
+    expected = model(**pruned).logits
+    for value in pruned["mm_encoder_outputs"]["image"].values():
+        for each in (*value, value) if isinstance(value[0], list) else (value,):
+            each.clear()
+    assert torch.equal(model(**pruned).logits, expected)
