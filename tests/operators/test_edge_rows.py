@@ -186,18 +186,6 @@ def test_tiny_and_huge_rows(backend, method, scale, flush):
     assert torch.equal(indices, plain)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_dot_product_that_overflows_is_a_similarity_of_one(backend, method):
-    """Two sums of squares just below the largest float, whose dot product rounds to infinity in any order."""
-    large, more, less = (float.fromhex(f"0x1.6a09{digits}p+63") for digits in ("e6", "ee", "de"))
-    x = torch.tensor([[large, large], [more, less], [1.0, -1.0]])
-    assert (x.square().sum(-1) < INF).all()
-    assert x[0].dot(x[1]) == INF
-    _, scores = getattr(ops, method).scores(*arguments(method, x, torch.ones(3), 3))
-    assert scores[-1] == {"divprune": 0.0, "mmr": 0.0, "idpruner": -0.5, "dpp": 0.0}[method]
-    judged(method, x, torch.ones(3), 3)
-
-
 def test_float16_tokens_at_the_limits_of_the_format(backend):
     limits = torch.finfo(torch.float16)
     x = exact_tokens(40, 16, non_zeros=4, dtype=torch.float16)
