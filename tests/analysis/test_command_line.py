@@ -259,6 +259,7 @@ def test_help_names_the_commands(capsys):
     assert "info" in out
 
 
+@pytest.mark.slow
 def test_as_a_process(picture):
     def run(*arguments):
         command = [sys.executable, "-m", "tokenprune_kernels", *arguments]
@@ -281,6 +282,7 @@ def run(*arguments, **options):
     return subprocess.run(command, text=True, stderr=subprocess.PIPE, timeout=100, env=environment, **options)
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_cannot_show(picture, tmp_path):
     out = tmp_path / "k\xe4pt.png"
     result = run("prune", picture, "--out", out, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
@@ -289,6 +291,7 @@ def test_a_name_that_the_terminal_cannot_show(picture, tmp_path):
     assert out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
@@ -299,6 +302,7 @@ def test_output_that_cannot_be_written_is_one_line():
     ]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough():
     reading, writing = os.pipe()
     os.close(reading)

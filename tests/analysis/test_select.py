@@ -79,6 +79,7 @@ def test_it_goes_on_behind_rows_that_are_not_finite(x):
     assert picked("x.npy", "--k", "500", "--resume", "begun.npy") == expected.tolist()
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_write_the_same(x):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--standalone", "-m", "tokenprune_kernels", "select", "folder", "--k", "60", "--out", "two.npy"]

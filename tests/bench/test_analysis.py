@@ -27,6 +27,7 @@ def small(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_result_of_saved_features(small, monkeypatch, capsys):
     given = bench.samples
     monkeypatch.setattr(bench, "samples", lambda directory: given(directory)[-6:-3])

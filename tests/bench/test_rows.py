@@ -64,6 +64,7 @@ def test_a_loop_without_time_measures_no_round(x, tmp_path):
     assert made["measured_rounds"] == 0
 
 
+@pytest.mark.slow
 def test_the_operator_and_the_command_in_processes_of_their_own(x, tmp_path):
     given = request(x[0], tmp_path)
     expected = oracle("divprune", x[0], None, CASE.k)[0].tolist()

@@ -136,6 +136,7 @@ def test_a_rank_may_be_late(ranks):
         assert found.tolist() == torch.ops.tokenprune.divprune(torch.cat([X, X]), 3).tolist()
 
 
+@pytest.mark.slow
 def test_a_rank_that_ends_is_an_error_of_torch_on_the_others():
     ranks = Ranks(3)
     try:

@@ -156,6 +156,7 @@ def run_fakes(findings, folder, deadline, **options):
     return {name.partition("::")[2]: finding for name, finding in findings.of("tests").items()}
 
 
+@pytest.mark.slow
 def test_a_test_that_ends_its_process_ends_no_other_test(tmp_path, fake_tests):
     findings = Findings(tmp_path)
     found = run_fakes(findings, fake_tests, 60, workers=2)
@@ -201,6 +202,7 @@ def test_a_file_that_cannot_be_imported_costs_its_own_tests_alone(tmp_path, fake
     }
 
 
+@pytest.mark.slow
 def test_a_test_that_compiles_has_more_time(tmp_path, fake_tests):
     compile_two = "\n".join(
         ["    import sys, types", "    from triton import knobs"]
@@ -219,6 +221,7 @@ def test_a_test_that_compiles_has_more_time(tmp_path, fake_tests):
     )
 
 
+@pytest.mark.slow
 def test_what_a_test_started_ends_with_it(tmp_path, fake_tests):
     """A process of a test, even in a session of its own, would go on using the device."""
     started = tmp_path / "pid"

@@ -43,6 +43,7 @@ def outcomes(findings, stage):
     return {finding.name: finding.outcome for finding in findings.read() if finding.stage == stage}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [

@@ -381,6 +381,7 @@ def test_the_benchmark_goes_on_behind_a_case_that_ends_it(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_the_benchmark_measured_before_its_time_was_over_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(speed_stage, "LEAST_SECONDS", 1.0)
     found = run_benchmark(tmp_path, 6.0, [("first", ""), ("second", HANG), ("third", "")])

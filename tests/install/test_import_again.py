@@ -66,6 +66,7 @@ except RuntimeError as error:
     assert output.startswith("divprune: backend 'triton' cannot run on cpu tensors"), "use_backend of the new import"
 
 
+@pytest.mark.slow
 def test_modules_can_be_reloaded():
     run("""
 for name in ("backends.native", "declaration", "calls", "selectors"):
@@ -75,6 +76,7 @@ assert t.divprune(x, 5).tolist() == picks
 """)
 
 
+@pytest.mark.slow
 def test_a_copy_under_another_name_is_refused_in_one_line(tmp_path):
     copy_of_package(tmp_path, "vendored")
     output = run(f"""
@@ -93,6 +95,7 @@ assert t.divprune(x, 5).tolist() == picks
     assert output.splitlines() == [line, line]
 
 
+@pytest.mark.slow
 def test_a_copy_with_a_namespace_of_its_own_lives_beside_the_first(tmp_path):
     """Its extension is that of the first one still, so it has none until it is built."""
     copy_of_package(tmp_path, "vendored", [('NAMESPACE = "tokenprune"', 'NAMESPACE = "vendored_tokenprune"')])
@@ -112,6 +115,7 @@ assert t.divprune(x, 5).tolist() == picks
     )
 
 
+@pytest.mark.slow
 def test_another_version_is_refused_in_one_line(tmp_path):
     copy_of_package(
         tmp_path,
@@ -133,6 +137,7 @@ except ImportError as error:
     )
 
 
+@pytest.mark.slow
 def test_a_namespace_that_a_stranger_has_taken_is_refused_in_one_line():
     result = python(
         "import torch; library = torch.library.Library('tokenprune', 'DEF'); import tokenprune_kernels", path=ROOT

@@ -16,6 +16,7 @@ def package(request, tmp_path):
     return tmp_path / "torch-ext" / "tokenprune_kernels"
 
 
+@pytest.mark.slow
 def test_they_can_be_imported_beside_the_package(package):
     """Without the compiled operators, which an import does not need."""
     code = f"""

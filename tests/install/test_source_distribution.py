@@ -90,6 +90,7 @@ def test_the_unpacked_copy_builds_and_selects(unpacked):
 SETUP = "import runpy, sys; sys.argv = ['setup.py', *{arguments!r}]; runpy.run_path('setup.py', run_name='__main__')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torch", "line"),
     [
@@ -123,6 +124,7 @@ def test_an_isolated_build_asks_for_no_torch():
     assert "setuptools" in requires
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "api"),
     [({}, "cp310"), ({"Py_GIL_DISABLED": 1, "EXT_SUFFIX": ".cpython-314t-x86_64-linux-gnu.so"}, "False")],

@@ -87,6 +87,7 @@ def system_openmp():
     return python(f"import ctypes; ctypes.CDLL({name!r}); print(*{LOADED})").stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map")
 @pytest.mark.parametrize("first", ["system", "torch"])
 def test_a_second_openmp_runtime_beside_that_of_torch_changes_nothing(system_openmp, first):

@@ -67,6 +67,7 @@ except RuntimeError as error:
     assert result.stdout.splitlines() == ["True", REFUSED, "2 picks after the interruption", REFUSED], result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["RuntimeError", "SystemExit"])
 def test_a_handler_may_select_and_ends_a_selection_with_an_exception_of_its_own(kind):
     code = f"""
@@ -89,6 +90,7 @@ except Late as late:
     assert result.stdout.splitlines() == ["900 picks of the handler", REFUSED, "True handler"], result.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_selection_lets_go_of_its_tokens():
     """As soon as the exception is handled: a cycle would keep them until the next collection of garbage."""
     code = f"""
@@ -103,6 +105,7 @@ print(interrupted()() is None)
     assert result.stdout.splitlines() == ["2 picks after the interruption", "True"], result.stderr
 
 
+@pytest.mark.slow
 def test_a_handler_may_change_the_number_of_threads():
     code = """
 rows = rows[:30_000]

@@ -57,12 +57,14 @@ def test_the_environment_sets_the_default(name, default):
     assert python(ONE_CALL, TOKENPRUNE_BACKEND=name).stdout.split() == [default]
 
 
+@pytest.mark.slow
 def test_a_default_that_cannot_run_says_why():
     refused = python(ONE_CALL, TOKENPRUNE_BACKEND="triton", TRITON_INTERPRET="0")
     assert refused.stdout.split() == ["triton"]
     assert "RuntimeError: divprune: backend 'triton' cannot run on cpu tensors" in refused.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_default_is_named():
     unknown = python(ONE_CALL, TOKENPRUNE_BACKEND="fast")
     assert "TOKENPRUNE_BACKEND: expected one of auto, native, triton, got 'fast'" in unknown.stderr
@@ -138,6 +140,7 @@ def test_an_extension_that_cannot_be_loaded_is_reported_with_the_reason(copied_p
     assert f"RuntimeError: divprune: backend 'native' cannot run on cpu tensors: {extension}: {reason}" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_second_copy_of_the_extension_is_reported_and_leaves_the_first(copied_package):
     (first,) = PACKAGE.glob("_C*.so")
     code = (

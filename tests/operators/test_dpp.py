@@ -174,7 +174,7 @@ def test_a_replay_takes_negative_relevance_for_none():
     ],
     ids=["noise", "more rows than dimensions", "clusters"],
 )
-@slow_if(lambda dtype, k: k == 500 and dtype != torch.bfloat16)
+@slow_if(lambda k: k == 500)
 def test_many_picks_keep_their_accuracy(dtype, tokens, k):
     x = tokens().to(dtype)
     for relevance in (torch.ones(len(x)), random_weight(len(x)), (4 * random_weight(len(x), seed=1)).exp()):

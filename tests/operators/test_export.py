@@ -60,12 +60,14 @@ def test_a_batch_with_any_number_of_tokens():
         assert torch.equal(program(x := gaussian_tokens(3, n, 8)), Ratio()(x))
 
 
+@pytest.mark.slow
 def test_ten_ratios_are_rounded_as_without_export():
     program = exported(Counts(), torch.empty(57, 1), torch.export.Dim("n", min=1))
     for n in (*range(1, 200), 12345, 2**20 - 1, 2**20):
         assert program(torch.empty(1, 1).expand(n, 1)) == [min(n, max(1, round(ratio * n))) for ratio in RATIOS]
 
 
+@pytest.mark.slow
 def test_a_compiled_ratio_serves_every_number_of_tokens():
     compiled = torch.compile(Ratio(), fullgraph=True, dynamic=True)
     for n in (57, *COUNTS):

@@ -41,6 +41,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = tokenprune_kernels.comparison
 
 
+@pytest.mark.slow
 def test_the_judge_runs_without_the_package_around_it():
     code = f"""
 import importlib.util, sys, torch

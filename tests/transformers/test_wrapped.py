@@ -38,9 +38,9 @@ WRAPPERS = {
 @pytest.mark.parametrize(
     ("family", "wrapper"),
     [
-        ("llava", "compiled"),
         ("llava", "data parallel"),
         ("qwen3_vl", "distributed"),
+        pytest.param("llava", "compiled", marks=pytest.mark.slow),
         *(pytest.param("qwen3_vl", name, marks=pytest.mark.slow) for name in ("compiled", "both")),
     ],
 )

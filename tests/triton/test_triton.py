@@ -328,6 +328,7 @@ def test_capacities_beyond_the_rows_are_no_limit(backend):
     assert (indices[3:] == -1).all()
 
 
+@pytest.mark.slow
 def test_cpu_tensors_need_the_interpreter():
     code = """
 import torch, tokenprune_kernels as t
@@ -348,6 +349,7 @@ def test_a_missing_triton_is_a_reason(monkeypatch):
         backend_package.unavailable.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_package_does_not_import_triton():
     assert python("import sys, tokenprune_kernels; print('triton' in sys.modules)").stdout.strip() == "False"
 
