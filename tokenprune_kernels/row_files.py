@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor | 
 
 def open_weights(path: str, count: int) -> Tensor:
     """One number for each row, from a ``.npy`` or ``.safetensors`` file: ``[count]``."""
-    weights = _readable(_vector, Path(path), None)
+    weights = _readable(partial(_matrix, dimensions=1), Path(path), None)
     if list(weights.shape) != [count]:
         raise ValueError(f"{path}: expected a number for each of {count:,} rows, got shape {list(weights.shape)}")
     return weights
@@ -91,10 +92,6 @@ def _matrix(file: Path, tensor: str | None, dimensions: int = 2) -> Tensor:
         return _safetensors(file, tensor, dimensions)
     expected = ", ".join(_SUFFIXES if dimensions == 2 else _SUFFIXES[:2])
     raise ValueError(f"{file}: expected a file {expected}")
-
-
-def _vector(file: Path, name: None) -> Tensor:
-    return _matrix(file, name, dimensions=1)
 
 
 def _npy(file: Path) -> Tensor:
