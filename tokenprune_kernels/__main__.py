@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -12,15 +11,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
-from . import analysis, importance, select_command
+from . import analysis, importance, option_values, select_command
 from .analysis import figures, pictures
 from .analysis.progress import Progress
 from .calls import kept_count
 from .dispatch import build_info
 from .kept_tokens import prune
 from .methods import METHODS
-
-_WITH_LAM = " or ".join(name for name, method in METHODS.items() if method.has_lam)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,14 +80,18 @@ def _add_prune(commands: Any) -> None:
     command.add_argument("image", metavar="IMAGE", help="a picture file")
     _add_keep(command)
     command.add_argument(
-        "--method", type=_method, default="divprune", metavar="METHOD", help=f"one of {', '.join(METHODS)} (divprune)"
+        "--method",
+        type=option_values.one_of(METHODS),
+        default="divprune",
+        metavar="METHOD",
+        help=f"one of {', '.join(METHODS)} (divprune)",
     )
     command.add_argument(
         "--lam",
-        type=_lam,
+        type=option_values.lam,
         metavar="SHARE",
         help=f"weight of importance, the token norm, in [0, 1] (0.5): 1 ranks by it alone, 0 by diversity alone; with "
-        f"{_WITH_LAM}",
+        f"{option_values.WITH_LAM}",
     )
     command.add_argument("--out", default="kept.png", metavar="FILE", help="the picture to write (kept.png)")
     command.set_defaults(run=_prune)
@@ -122,7 +123,11 @@ def _add_keep(command: Any) -> None:
         help="scale pictures down until their longer side has at most so many pixels (all of them)",
     )
     command.add_argument(
-        "--keep", type=_keep_ratio, default=0.1, metavar="RATIO", help="share of patches to keep, in (0, 1] (0.1)"
+        "--keep",
+        type=option_values.keep_ratio,
+        default=0.1,
+        metavar="RATIO",
+        help="share of patches to keep, in (0, 1] (0.1)",
     )
 
 
@@ -131,45 +136,16 @@ def _add_info(commands: Any) -> None:
     command.set_defaults(run=_info)
 
 
-def _keep_ratio(text: str) -> float:
-    ratio = _number(text)
-    if not 0.0 < ratio <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a ratio in (0, 1], got {text!r}")
-    return ratio
-
-
 def _side(text: str) -> int:
-    side = _number(text)
+    side = option_values.number(text)
     if not (side >= pictures.PATCH and side % 1 == 0):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {pictures.PATCH} pixels, got {text!r}")
     return int(side)
 
 
-def _lam(text: str) -> float:
-    share = _number(text)
-    if not 0.0 <= share <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a share in [0, 1], got {text!r}")
-    return share
-
-
-def _number(text: str) -> float:
-    """The number that the text is, or NaN, which is in no range."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _method(text: str) -> str:
-    if text not in METHODS:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(METHODS)}, got {text!r}")
-    return text
-
-
 def _prune(options: argparse.Namespace) -> None:
     method = METHODS[options.method]
-    if options.lam is not None and not method.has_lam:
-        raise ValueError(f"argument --lam: expected a method that has it, {_WITH_LAM}, got {options.method}")
+    option_values.check_lam(options.lam, options.method)
     if Path(options.out).exists() and Path(options.image).exists() and Path(options.out).samefile(options.image):
         raise ValueError(f"argument --out: expected another file than the picture, got {options.out!r}")
     with Progress(4) as progress:

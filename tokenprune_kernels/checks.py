@@ -37,7 +37,7 @@ def check_dense(
         _check_weight(operator, name, weight, x)
     given = 0
     if initial is not None:
-        _check_initial(operator, initial, x)
+        check_initial(operator, initial, x)
         given = initial.shape[-1]
 
     def message() -> str:
@@ -93,6 +93,27 @@ def check_tokens(operator: str, x: Tensor, *, varlen: bool = False) -> None:
     )
 
 
+def check_initial(operator: str, initial: Tensor, x: Tensor) -> None:
+    """Raises unless initial is int64 ``[..., M]`` beside x ``[..., N, D]``, on its device."""
+
+    def message() -> str:
+        shape = ", ".join([*map(str, x.shape[:-2]), "M"])
+        return (
+            f"{operator}: expected initial to have shape [{shape}] (x without its last two dimensions, and M rows), "
+            f"got shape {list(initial.shape)}"
+        )
+
+    _require(initial.dim() == x.dim() - 1, message)
+    for size, expected in zip(initial.shape[:-1], x.shape[:-2], strict=True):
+        _require(size == expected, message)
+    _require(
+        initial.dtype == torch.int64,
+        lambda: f"{operator}: expected initial to be int64, got {_dtype_name(initial.dtype)}",
+        TypeError,
+    )
+    _check_device(operator, "initial", initial, x)
+
+
 def check_dimensions(name: str, argument: str, tensor: Tensor, expected: str) -> None:
     """Raises in the name of `name` unless it is a tensor with the dimensions of a shape such as ``[..., N, D]``."""
     check_tensor(name, argument, tensor)
@@ -118,25 +139,6 @@ def _check_weight(operator: str, name: str, weight: Tensor, x: Tensor) -> None:
         TypeError,
     )
     _check_device(operator, name, weight, x)
-
-
-def _check_initial(operator: str, initial: Tensor, x: Tensor) -> None:
-    def message() -> str:
-        shape = ", ".join([*map(str, x.shape[:-2]), "M"])
-        return (
-            f"{operator}: expected initial to have shape [{shape}] (x without its last two dimensions, and M rows), "
-            f"got shape {list(initial.shape)}"
-        )
-
-    _require(initial.dim() == x.dim() - 1, message)
-    for size, expected in zip(initial.shape[:-1], x.shape[:-2], strict=True):
-        _require(size == expected, message)
-    _require(
-        initial.dtype == torch.int64,
-        lambda: f"{operator}: expected initial to be int64, got {_dtype_name(initial.dtype)}",
-        TypeError,
-    )
-    _check_device(operator, "initial", initial, x)
 
 
 def _check_device(operator: str, name: str, tensor: Tensor, x: Tensor) -> None:

@@ -18,19 +18,23 @@ class Copied:
     """Rows of a file that cannot be mapped as they are. A slice of them is a tensor, mapped from a temporary file.
 
     Args:
+        file: where they are.
         count: how many rows there are.
         depth: D.
         dtype: of their elements, float16 or float32.
-        blocks: the rows from a number on, as arrays ``[n, D]``.
+        arrays: the rows from a number on, as arrays ``[n, D]``, some of them empty.
 
     The temporary file has the size of the rows of the slice. It is in the folder that ``TMPDIR`` names, and ends with
     the tensor.
     """
 
-    def __init__(self, count: int, depth: int, dtype: torch.dtype, blocks: Callable[[int], Iterator[Any]]) -> None:
+    def __init__(
+        self, file: Path, count: int, depth: int, dtype: torch.dtype, arrays: Callable[[int], Iterator[Any]]
+    ) -> None:
+        self._file = file
         self.shape = (count, depth)
         self.dtype = dtype
-        self._blocks = blocks
+        self._arrays = arrays
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -45,23 +49,37 @@ class Copied:
         first, last, _ = rows.indices(len(self))
         if last <= first:
             return torch.empty((0, self.shape[1]), dtype=self.dtype)
+        kind = "<f2" if self.dtype == torch.float16 else "<f4"
         written = 0
-        with tempfile.TemporaryFile() as file:
-            for block in self._blocks(first):
-                wanted = numpy.ascontiguousarray(block[: last - first - written])
-                file.write(wanted.data)
-                written += len(wanted)
-                if written == last - first:
-                    break
-            file.flush()
-            kind = "<f2" if self.dtype == torch.float16 else "<f4"
-            return torch.from_numpy(numpy.memmap(file, dtype=kind, mode="c", shape=(written, self.shape[1])))
+        try:
+            with tempfile.TemporaryFile() as copy:
+                for array in self._from(first):
+                    wanted = array[: last - first - written]
+                    copy.write(wanted.data)
+                    written += len(wanted)
+                    if written == last - first:
+                        break
+                copy.flush()
+                return torch.from_numpy(numpy.memmap(copy, dtype=kind, mode="c", shape=(written, self.shape[1])))
+        except OSError as error:
+            raise ValueError(
+                f"TMPDIR: expected a folder with room for {last - first:,} rows of {self._file}, got "
+                f"{error.strerror or error}"
+            ) from None
+
+    def _from(self, first: int) -> Iterator[Any]:
+        import pyarrow
+
+        try:
+            yield from self._arrays(first)
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise ValueError(f"{self._file}: expected a file that can be read, got {error}") from None
 
 
 def open_column(file: Path, name: str | None) -> Tensor | Copied:
     """The rows of a file, in the only column of fixed-size lists of float16 or float32, or in that of a name.
 
-    An Arrow file with one uncompressed record batch is mapped. Other files are copied, a block of rows at a time.
+    An Arrow file with one uncompressed record batch is mapped. Other files are copied, some rows at a time.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -84,50 +102,63 @@ def _parquet(file: Path, name: str | None) -> Copied:
     from pyarrow import parquet
 
     opened = parquet.ParquetFile(file, memory_map=True)
-    name, depth, dtype = _column(file, opened.schema_arrow, name)
+    number, depth, dtype = _column(file, opened.schema_arrow, name)
+    name = opened.schema_arrow.names[number]
     counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
 
-    def blocks(first: int) -> Iterator[Any]:
+    def arrays(first: int) -> Iterator[Any]:
         group = 0
         while first >= counts[group]:
             first -= counts[group]
             group += 1
         groups = list(range(group, len(counts)))
         for batch in opened.iter_batches(_ROWS_AT_A_TIME, row_groups=groups, columns=[name]):
-            if first < len(batch):
-                yield _rows(file, name, batch.column(0))[first:]
-            first = max(0, first - len(batch))
+            column = _rows(file, name, batch.column(batch.schema.get_field_index(name)))
+            yield column[first:]
+            first = max(0, first - len(column))
 
-    return Copied(sum(counts), depth, dtype, blocks)
+    return Copied(file, sum(counts), depth, dtype, arrays)
 
 
 def _arrow(file: Path, name: str | None) -> Tensor | Copied:
     import pyarrow
 
     mapped = pyarrow.memory_map(str(file))
-    try:
-        opened = pyarrow.ipc.open_file(mapped)
-        batches = [opened.get_batch(number) for number in range(opened.num_record_batches)]
-    except pyarrow.ArrowInvalid:  # the form that is written as a stream, as by the package datasets
-        mapped.seek(0)
-        opened = pyarrow.ipc.open_stream(mapped)
-        batches = list(opened)
-    name, depth, dtype = _column(file, opened.schema, name)
-    columns = [_rows(file, name, batch.column(batch.schema.get_field_index(name))) for batch in batches]
-    if len(columns) == 1:
-        mapped.seek(0)
-        whole = mapped.read_buffer()
-        offset = columns[0].__array_interface__["data"][0] - whole.address
-        if 0 <= offset < whole.size:
-            return _mapped(file, offset, columns[0])
+    schema, _ = _batches(mapped)
+    number, depth, dtype = _column(file, schema, name)
 
-    def blocks(first: int) -> Iterator[Any]:
-        for column in columns:
-            for start in range(first, len(column), _ROWS_AT_A_TIME):
-                yield column[start : start + _ROWS_AT_A_TIME]
+    def arrays(first: int) -> Iterator[Any]:
+        """One after the other: what is compressed may not fit into memory as a whole."""
+        for batch in _batches(mapped)[1]:
+            column = _rows(file, schema.names[number], batch.column(number))
+            yield column[first:]
             first = max(0, first - len(column))
 
-    return Copied(sum(map(len, columns)), depth, dtype, blocks)
+    lengths: list[int] = []
+    last: Any = None
+    for last in arrays(0):
+        lengths.append(len(last))
+    if len(lengths) == 1:
+        mapped.seek(0)
+        whole = mapped.read_buffer()
+        offset = last.__array_interface__["data"][0] - whole.address
+        if 0 <= offset < whole.size:
+            return _mapped(file, offset, last)
+    return Copied(file, sum(lengths), depth, dtype, arrays)
+
+
+def _batches(mapped: Any) -> tuple[Any, Iterator[Any]]:
+    """The schema of a file, or of a stream as the package datasets writes it, and its record batches."""
+    import pyarrow
+
+    mapped.seek(0)
+    try:
+        opened = pyarrow.ipc.open_file(mapped)
+    except pyarrow.ArrowInvalid:
+        mapped.seek(0)
+        stream = pyarrow.ipc.open_stream(mapped)
+        return stream.schema, iter(stream)
+    return opened.schema, map(opened.get_batch, range(opened.num_record_batches))
 
 
 def _mapped(file: Path, offset: int, column: Any) -> Tensor:
@@ -137,24 +168,22 @@ def _mapped(file: Path, offset: int, column: Any) -> Tensor:
     return torch.from_numpy(numpy.memmap(file, dtype=column.dtype, mode="c", offset=offset, shape=column.shape))
 
 
-def _column(file: Path, schema: Any, name: str | None) -> tuple[str, int, torch.dtype]:
-    """The name of the column, D and the dtype."""
+def _column(file: Path, schema: Any, name: str | None) -> tuple[int, int, torch.dtype]:
+    """The number of the column, D and the dtype."""
     from pyarrow import types
 
-    found = {}
-    for field in schema:
-        if types.is_fixed_size_list(field.type):
+    found = []
+    for number, field in enumerate(schema):
+        if name in (None, field.name) and types.is_fixed_size_list(field.type):
             element = field.type.value_type
             if types.is_float16(element) or types.is_float32(element):
                 dtype = torch.float16 if types.is_float16(element) else torch.float32
-                found[field.name] = field.type.list_size, dtype
-    only = next(iter(found)) if len(found) == 1 else None
-    wanted = only if name is None else name
-    if wanted is None or wanted not in found:
+                found.append((number, field.type.list_size, dtype))
+    if len(found) != 1 or schema.names.count(schema.names[found[0][0]]) > 1:
         columns = ", ".join(f"{field.name}: {field.type}" for field in schema) or "nothing"
-        which = "one column" if name is None else f"a column {name}"
+        which = "one column" if name is None else f"one column {name}"
         raise ValueError(f"{file}: expected {which} of fixed-size lists of float16 or float32, got {columns}")
-    return (wanted, *found[wanted])
+    return found[0]
 
 
 def _rows(file: Path, name: str, column: Any) -> Any:
@@ -162,4 +191,4 @@ def _rows(file: Path, name: str, column: Any) -> Any:
     values = column.flatten()
     if column.null_count or values.null_count:
         raise ValueError(f"{file}: expected a value everywhere in column {name}, got missing ones")
-    return values.to_numpy(zero_copy_only=True).reshape(len(column), -1 if len(column) else column.type.list_size)
+    return values.to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,14 @@ from torch import Tensor
 from . import column_files
 from .column_files import Copied
 
-_SUFFIXES = (".npy", ".safetensors", *column_files.SUFFIXES)
-_SAFETENSORS = {"F16": ("<f2", torch.float16), "BF16": ("<u2", torch.bfloat16), "F32": ("<f4", torch.float32)}
+_MATRIX_SUFFIXES = (".npy", ".safetensors")
+_SUFFIXES = (*_MATRIX_SUFFIXES, *column_files.SUFFIXES)
+_SAFETENSORS = {
+    "F16": ("<f2", torch.float16),
+    "BF16": ("<u2", torch.bfloat16),
+    "F32": ("<f4", torch.float32),
+    "F64": ("<f8", torch.float64),
+}
 
 
 def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor | Copied]:
@@ -35,10 +41,7 @@ def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor | 
         ImportError: numpy is not installed, or pyarrow for files that need it.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    parts = [
-        _readable(column_files.open_column if file.suffix in column_files.SUFFIXES else _matrix, file, tensor)
-        for file in files
-    ]
+    parts = [_open(file, tensor) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part.dim() != 2 or part.shape[1] == 0:
             raise ValueError(f"{file}: expected a matrix [N, D] with D >= 1, got shape {list(part.shape)}")
@@ -51,11 +54,25 @@ def open_rows(paths: Sequence[str], tensor: str | None = None) -> list[Tensor | 
 
 
 def open_weights(path: str, count: int) -> Tensor:
-    """One number for each row, from a ``.npy`` or ``.safetensors`` file: ``[count]``."""
-    weights = _readable(partial(_matrix, dimensions=1), Path(path), None)
+    """One number for each row, from a ``.npy`` or ``.safetensors`` file: ``[count]``, of any dtype of a weight."""
+    weights = _readable(Path(path), _matrix, None, 1)
     if list(weights.shape) != [count]:
         raise ValueError(f"{path}: expected a number for each of {count:,} rows, got shape {list(weights.shape)}")
     return weights
+
+
+def open_picks(path: str) -> Tensor:
+    """Row numbers, from a ``.npy`` file: int64 ``[M]``."""
+    array = _readable(Path(path), _npy)
+    if array.ndim != 1 or array.dtype != "int64":
+        raise ValueError(f"{path}: expected row numbers, int64 [M], got {array.dtype} of shape {list(array.shape)}")
+    return torch.from_numpy(array)
+
+
+def is_among(out: Path, paths: Sequence[str]) -> bool:
+    """Whether a file is one of those that `open_rows` reads, or would be one if it were there."""
+    given = [Path(path).resolve() for path in paths]
+    return out.resolve() in given or (out.suffix in _SUFFIXES and out.resolve().parent in given)
 
 
 def share(parts: Sequence[Tensor | Copied], rank: int, size: int) -> list[Tensor]:
@@ -72,58 +89,88 @@ def share(parts: Sequence[Tensor | Copied], rank: int, size: int) -> list[Tensor
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    files = sorted(each for each in _readable(path, Path.iterdir) if each.suffix in _SUFFIXES)
     if not files:
         raise ValueError(f"{path}: expected {', '.join(_SUFFIXES)} files in the folder, got none")
     return files
 
 
-def _readable(read: Callable[..., Any], file: Path, name: str | None) -> Any:
+def _readable(file: Path, read: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return read(file, name)
+        return read(file, *arguments)
     except OSError as error:
         raise ValueError(f"{file}: expected a file that can be read, got {error.strerror or error}") from None
 
 
+def _open(file: Path, tensor: str | None) -> Tensor | Copied:
+    read = column_files.open_column if file.suffix in column_files.SUFFIXES else _matrix
+    return _readable(file, read, tensor)
+
+
 def _matrix(file: Path, tensor: str | None, dimensions: int = 2) -> Tensor:
-    if file.suffix == ".npy":
-        return _npy(file)
+    """A tensor of so many dimensions. With one, it may be float64 too."""
     if file.suffix == ".safetensors":
         return _safetensors(file, tensor, dimensions)
-    expected = ", ".join(_SUFFIXES if dimensions == 2 else _SUFFIXES[:2])
-    raise ValueError(f"{file}: expected a file {expected}")
+    if file.suffix != ".npy":
+        suffixes = _SUFFIXES if dimensions == 2 else _MATRIX_SUFFIXES
+        raise ValueError(f"{file}: expected a file {', '.join(suffixes)}, got another one")
+    array = _npy(file)
+    expected = ("float16", "float32", "float64")[: 2 if dimensions == 2 else 3]
+    if array.dtype not in expected:
+        raise ValueError(f"{file}: expected {_or(expected)}, got {array.dtype}")
+    return torch.from_numpy(array)
 
 
-def _npy(file: Path) -> Tensor:
+def _npy(file: Path) -> Any:
+    """An array, mapped. It may be written to without changing the file, as torch demands."""
     import numpy
 
-    array = numpy.load(file, mmap_mode="c")
-    if array.dtype not in (numpy.float16, numpy.float32) and array.ndim > 1:
-        raise ValueError(f"{file}: expected float16 or float32, got {array.dtype}")
-    return torch.from_numpy(array)
+    try:
+        return numpy.lib.format.open_memmap(file, mode="c")
+    except ValueError as error:
+        raise ValueError(f"{file}: expected a whole .npy file of numbers, got another one ({error})") from None
 
 
 def _safetensors(file: Path, tensor: str | None, dimensions: int) -> Tensor:
     import numpy
 
-    with file.open("rb") as opened:
-        header_bytes = int.from_bytes(opened.read(8), "little")
-        try:
-            header: dict[str, Any] = json.loads(opened.read(header_bytes))
-        except ValueError:
-            raise ValueError(f"{file}: expected a safetensors file, got none with a header") from None
-    header.pop("__metadata__", None)
-    names = [name for name, entry in header.items() if len(entry["shape"]) == dimensions]
-    name = tensor if dimensions == 2 and tensor is not None else names[0] if len(names) == 1 else None
-    if name not in header:
+    entries = _safetensors_entries(file)
+    names = [name for name, (_, shape, _) in entries.items() if len(shape) == dimensions]
+    name = tensor if tensor is not None else names[0] if len(names) == 1 else None
+    if name not in entries:
         wanted = "one matrix" if dimensions == 2 else "one vector"
-        raise ValueError(f"{file}: expected {wanted if name is None else name}, got {', '.join(header) or 'nothing'}")
-    entry = header[name]
-    if entry["dtype"] not in _SAFETENSORS:
-        raise ValueError(f"{file}: expected {name} to be F16, BF16 or F32, got {entry['dtype']}")
-    kind, dtype = _SAFETENSORS[entry["dtype"]]
-    if 0 in entry["shape"]:
-        return torch.empty(entry["shape"], dtype=dtype)
-    offset = 8 + header_bytes + entry["data_offsets"][0]
-    array = numpy.memmap(file, dtype=kind, mode="c", offset=offset, shape=tuple(entry["shape"]))
-    return torch.from_numpy(array).view(dtype)
+        raise ValueError(f"{file}: expected {wanted if name is None else name}, got {', '.join(entries) or 'nothing'}")
+    kind, shape, place = entries[name]
+    expected = list(_SAFETENSORS)[: 3 if dimensions == 2 else 4]
+    if kind not in expected:
+        raise ValueError(f"{file}: expected {name} to be {_or(expected)}, got {kind}")
+    stored, dtype = _SAFETENSORS[kind]
+    array = numpy.memmap(file, dtype=numpy.uint8, mode="c", shape=file.stat().st_size)[place]
+    if array.nbytes != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{file}: expected {math.prod(shape) * dtype.itemsize} bytes of {name}, got {array.nbytes}")
+    return torch.from_numpy(array.view(stored).reshape(shape)).view(dtype)
+
+
+def _safetensors_entries(file: Path) -> dict[str, tuple[str, tuple[int, ...], slice]]:
+    """The dtype, the shape and the bytes of each tensor."""
+    try:
+        with file.open("rb") as opened:
+            header_bytes = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(header_bytes, file.stat().st_size)))
+        header.pop("__metadata__", None)
+        return {
+            name: (
+                str(entry["dtype"]),
+                tuple(map(int, entry["shape"])),
+                slice(*(8 + header_bytes + max(0, int(offset)) for offset in entry["data_offsets"])),
+            )
+            for name, entry in header.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{file}: expected a safetensors file, got another one") from None
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

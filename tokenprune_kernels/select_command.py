@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,11 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import option_values
 from .analysis.progress import Progress as Bar
 from .methods import METHODS
-from .row_files import open_rows, open_weights, share
+from .row_files import is_among, open_picks, open_rows, open_weights, share
 
-_METHODS = ("divprune", "mmr", "idpruner")
+_METHODS = tuple(name for name, method in METHODS.items() if method.has_initial)
 
 
 def add(commands: Any) -> None:
@@ -28,17 +31,17 @@ def add(commands: Any) -> None:
         nargs="+",
         help="files .npy, .safetensors, .arrow, .feather and .parquet, or folders of them",
     )
-    command.add_argument("--k", type=_count, required=True, metavar="COUNT", help="how many rows to keep")
+    command.add_argument("--k", type=option_values.count, required=True, metavar="COUNT", help="how many rows to keep")
     command.add_argument(
         "--method",
-        choices=_METHODS,
+        type=option_values.one_of(_METHODS),
         default="divprune",
         metavar="METHOD",
         help=f"one of {', '.join(_METHODS)} (divprune)",
     )
     command.add_argument("--tensor", metavar="NAME", help="the matrix or column, in files that have several")
     command.add_argument("--weights", metavar="FILE", help="relevance (mmr) or importance (idpruner) of each row")
-    command.add_argument("--lam", type=float, default=0.5, metavar="SHARE", help="weight of these, in [0, 1] (0.5)")
+    command.add_argument("--lam", type=option_values.lam, metavar="SHARE", help="weight of these, in [0, 1] (0.5)")
     command.add_argument("--out", default="indices.npy", metavar="FILE", help="the picks, int64 (indices.npy)")
     command.add_argument(
         "--resume", metavar="FILE", help="what an interrupted selection has left: go on from it, to the same result"
@@ -66,18 +69,24 @@ def _select(options: argparse.Namespace) -> None:
     if (options.weights is None) != (method.weight is None):
         needed = "no file" if method.weight is None else f"a file with {method.weight}"
         raise ValueError(f"argument --weights: expected {needed} with {options.method}, got {options.weights}")
+    option_values.check_lam(options.lam, options.method)
+    out = Path(options.out)
     exchange = Exchange(None)
+    first = exchange.rank == 0
+    _check_out(out, [*options.files, *([] if options.weights is None else [options.weights])], first)
     everything = open_rows(options.files, options.tensor)
     parts = share(everything, exchange.rank, exchange.size)
     weight = None
     if options.weights is not None:
         whole = open_weights(options.weights, sum(map(len, everything)))
         (weight,) = share([whole], exchange.rank, exchange.size)
-    done = torch.empty(0, dtype=torch.int64) if options.resume is None else _picks(Path(options.resume), options.k)
-    more, lam, rows = agree(exchange, "select", parts, options.k - len(done), options.lam, initial=done)
+    done = torch.empty(0, dtype=torch.int64) if options.resume is None else open_picks(options.resume)
+    if len(done) > options.k:
+        raise ValueError(f"argument --resume: expected at most {options.k:,} row numbers, got {len(done):,}")
+    lam = 0.5 if options.lam is None else options.lam
+    more, lam, rows = agree(exchange, "select", parts, options.k - len(done), lam, initial=done)
     start = perf_counter()
     selection = Progress(options.method, parts, weight, more, lam, exchange, rows, done)
-    first = exchange.rank == 0
     try:
         with Bar(options.k) as bar:
             if first:
@@ -88,15 +97,19 @@ def _select(options: argparse.Namespace) -> None:
                 if first:
                     to_go = (perf_counter() - start) * (more - count) / max(1, count)
                     bar.reach(len(done) + count, f"picks, {number} rounds, about {to_go:.0f} s to go")
-    except KeyboardInterrupt:
-        picks = torch.cat([done, selection.indices()])
         if first:
-            _write(Path(options.out), picks)
-        raise KeyboardInterrupt(
-            f"{options.out} has {len(picks):,} of {options.k:,} picks, --resume goes on from it"
-        ) from None
+            _write(out, torch.cat([done, selection.indices()]))
+    except (KeyboardInterrupt, RuntimeError) as error:  # Ctrl-C, or another process has ended
+        picks = torch.cat([done, selection.indices()])
+        if len(picks) == 0:
+            raise
+        if first:
+            _write(out, picks)
+        left = f"{out} has {len(picks):,} of {options.k:,} picks, --resume goes on from it"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(left) from None
+        raise RuntimeError(f"{error}; {left}") from None
     if first:
-        _write(Path(options.out), torch.cat([done, selection.indices()]))
         seconds = perf_counter() - start
         print(f"{options.method} kept {options.k:,} of {sum(rows):,} rows in {seconds:.1f} s")
         if exchange.size > 1:
@@ -104,35 +117,36 @@ def _select(options: argparse.Namespace) -> None:
             print(
                 f"{exchange.collectives:,} collectives brought {received:,.1f} MB to each of {exchange.size} processes"
             )
-        print(f"wrote {options.out}")
+        print(f"wrote {out}")
 
 
-def _picks(path: Path, k: int) -> Tensor:
+def _check_out(out: Path, inputs: Sequence[str], first: bool) -> None:
+    """A selection that could not be written, or would take the place of its inputs, is not begun."""
+    with _writing(out) as partial:
+        if out.exists() and not out.is_file():
+            raise ValueError(f"argument --out: expected a file, got {str(out)!r}, which is none")
+        if is_among(out, inputs):
+            raise ValueError(f"argument --out: expected another file than those of rows and weights, got {str(out)!r}")
+        if first:
+            partial.touch()
+            partial.unlink()
+
+
+def _write(out: Path, indices: Tensor) -> None:
     import numpy
 
-    picks = torch.from_numpy(numpy.load(path))
-    if picks.dim() != 1 or len(picks) > k:
-        raise ValueError(
-            f"argument --resume: expected at most {k:,} row numbers in {path}, got shape {list(picks.shape)}"
-        )
-    return picks
+    with _writing(out) as partial:
+        with partial.open("wb") as file:
+            numpy.save(file, indices.numpy())
+        partial.replace(out)
 
 
-def _write(path: Path, indices: Tensor) -> None:
-    """A reader never finds half of it."""
-    import numpy
-
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        numpy.save(file, indices.numpy())
-    partial.replace(path)
-
-
-def _count(text: str) -> int:
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[Path]:
+    """Yields what is to take the place of a file, so that a reader never finds half of it."""
     try:
-        count = int(text)
-    except ValueError:
-        count = -1
-    if count < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return count
+        yield out.parent / f"{out.name}.partial"
+    except OSError as error:
+        raise ValueError(
+            f"argument --out: expected a file that can be written, got {str(out)!r}: {error.strerror or error}"
+        ) from None

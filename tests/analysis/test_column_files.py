@@ -1,5 +1,7 @@
 """The command `select` on columns of Arrow and Parquet files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -115,6 +117,79 @@ def test_a_column_is_named_where_there_are_several():
         open_rows(["x.parquet"])
 
 
+def write_table(made, name):
+    if name.endswith("parquet"):
+        parquet.write_table(made, name)
+    else:
+        with pa.OSFile(name, "wb") as file, pa.ipc.new_file(file, made.schema) as writer:
+            writer.write_table(made)
+
+
+@pytest.mark.parametrize("name", ["x.arrow", "x.parquet"])
+def test_a_name_that_several_columns_have_names_none(name):
+    rows, ids = column(gaussian_tokens(50, 8)), pa.array(range(50))
+    for columns in ([rows, rows], [ids, rows], [rows, ids]):
+        write_table(pa.Table.from_arrays(columns, ["a", "a"]), name)
+        for given in (None, "a"):
+            with pytest.raises(ValueError, match=f"^{name}: expected one column .* got a: .*, a: "):
+                open_rows([name], given)
+
+
+@pytest.mark.parametrize("name", ["x.arrow", "x.parquet"])
+def test_a_dot_in_a_name_is_no_path(name):
+    x = gaussian_tokens(50, 8)
+    write_table(pa.table({"a": pa.array([{"b": 1}] * 50), "a.b": column(x)}), name)
+    assert torch.equal(open_rows([name])[0][:], x)
+
+
+@pytest.mark.parametrize("name", ["x.arrow", "x.feather", "x.parquet"])
+def test_batches_and_row_groups_without_rows(name):
+    x = gaussian_tokens(50, 8)
+    (whole,) = table(x).to_batches()
+    pieces = [whole.slice(first, length) for first, length in ((0, 0), (0, 20), (20, 0), (20, 30), (50, 0))]
+    if name == "x.parquet":
+        with parquet.ParquetWriter(name, whole.schema) as writer:
+            for piece in pieces:
+                writer.write_table(pa.Table.from_batches([piece]))
+    else:
+        new = pa.ipc.new_stream if name == "x.arrow" else pa.ipc.new_file
+        with pa.OSFile(name, "wb") as file, new(file, whole.schema) as writer:
+            for piece in pieces:
+                writer.write_batch(piece)
+    parts = open_rows([name, name])
+    for size in (1, 3):
+        shared = [torch.cat(share(parts, rank, size)) for rank in range(size)]
+        assert torch.equal(torch.cat(shared), torch.cat([x, x]))
+
+
+def test_of_what_is_compressed_few_batches_are_in_memory_at_a_time():
+    x = gaussian_tokens(4_000, 64)
+    write_arrow(x, "x.arrow", rows=100, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+    before = pa.total_allocated_bytes()
+    (rows,) = open_rows(["x.arrow"])
+    assert pa.total_allocated_bytes() - before < x.nbytes / 8
+    assert torch.equal(rows[:], x)
+
+
+def test_a_page_that_cannot_be_read():
+    parquet.write_table(table(gaussian_tokens(200, 24)), "x.parquet")
+    content = bytearray(Path("x.parquet").read_bytes())
+    at = parquet.ParquetFile("x.parquet").metadata.row_group(0).column(1).data_page_offset
+    content[at : at + 8] = b"\xff" * 8
+    Path("x.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^x.parquet: expected a file that can be read, got "):
+        share(open_rows(["x.parquet"]), 0, 1)
+
+
+def test_no_room_for_a_copy(monkeypatch):
+    parts = open_rows([write(gaussian_tokens(200, 24), "parquet")])
+    monkeypatch.setattr("tempfile.tempdir", "none")
+    with pytest.raises(
+        ValueError, match=r"^TMPDIR: expected a folder with room for 200 rows of x.parquet, got No such"
+    ):
+        share(parts, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
@@ -128,16 +203,12 @@ def test_a_column_is_named_where_there_are_several():
             "in column rows, got missing ones",
         ),
         (pa.array([[1.0, None], [3.0, 4.0]], pa.list_(pa.float32(), 2)), "in column rows"),
+        (pa.array([[], []], pa.list_(pa.float32(), 0)), r"a matrix \[N, D\] with D >= 1, got shape \[2, 0\]"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["arrow", "parquet"])
 def test_columns_that_are_not_matrices(made, message, suffix):
-    rows = pa.table({"rows": made})
-    if suffix == "parquet":
-        parquet.write_table(rows, "x.parquet")
-    else:
-        with pa.OSFile("x.arrow", "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
-            writer.write_table(rows)
+    write_table(pa.table({"rows": made}), f"x.{suffix}")
     with pytest.raises(ValueError, match=f"^x.{suffix}: expected .*{message}"):
         share(open_rows([f"x.{suffix}"]), 0, 1)
 

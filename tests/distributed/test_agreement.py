@@ -96,8 +96,7 @@ def test_weights_and_lam_are_checked_too(ranks):
         ([[-1], [-1]], 3, r"expected initial to hold rows in \[0, N\) with N = 12, got -1"),
         ([[3, 0, 3], [3, 0, 3]], 3, "expected initial to hold different rows, got 3 twice"),
         ([[3, 0], [3, 0]], 11, r"k to be in \[0, N - M\] with N = 12 rows of all ranks and M = 2 initial rows, got 11"),
-        ([[[3]], [[3]]], 1, r"expected initial to be int64 of shape \[M\], got torch.int64 of shape \[1, 1\]"),
-        ([[0.5], [0.5]], 1, "expected initial to be int64 of shape .*, got torch.float32"),
+        ([[[3]], [[3]]], 1, r"expected initial to have shape \[M\] .*, got shape \[1, 1\]"),
     ],
 )
 def test_initial_rows_are_the_same_on_all_ranks_different_and_in_range(ranks, initial, k, message):
@@ -105,6 +104,28 @@ def test_initial_rows_are_the_same_on_all_ranks_different_and_in_range(ranks, in
     for error in ranks.call(goes_on, [X, X], [k, k], given):
         with pytest.raises(ValueError, match=message):
             raise error
+
+
+def test_initial_rows_of_another_type_are_a_type_error_of_their_rank(ranks):
+    rows = torch.tensor([3])
+    for wrong, error, message in (
+        (rows.int(), TypeError, "expected initial to be int64, got int32"),
+        (rows.float(), TypeError, "expected initial to be int64, got float32"),
+        ([3], TypeError, "expected initial to be a tensor, got list"),
+        (rows.to("meta"), ValueError, "expected initial to be on the device of x, cpu, got meta"),
+    ):
+        other, mine = ranks.call(goes_on, [X, X], [1, 1], [rows, wrong])
+        with pytest.raises(error, match=f"^distributed.divprune: {message}"):
+            raise mine
+        with pytest.raises(ValueError, match=f"expected valid arguments on all ranks, got on rank 1: .*{message}"):
+            raise other
+
+
+def test_no_initial_rows_are_as_none(ranks):
+    none = torch.empty(0, dtype=torch.int64)
+    first, second = ranks.call(goes_on, [X, X], [3, 3], [none, None])
+    assert torch.equal(first, second)
+    assert torch.equal(first, ranks.call(divprune, [X, X], [3, 3])[0])
 
 
 def test_another_instruction_set_is_an_error(ranks):

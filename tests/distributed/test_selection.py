@@ -1,6 +1,7 @@
 """Selections from rows of several processes: bit for bit those of one process that has all rows."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -100,6 +101,19 @@ def test_shards_may_be_empty(ranks, method):
     for cuts in ([0] * (ranks.size - 1), [40] * (ranks.size - 1)):
         check(ranks, method, gaussian_tokens(40, 8), random_weight(40), 12, 0.5, cuts)
     check(ranks, method, torch.empty(0, 8), torch.empty(0), 0, 0.5, [0] * (ranks.size - 1))
+
+
+def test_initial_rows_of_any_stride_make_no_noise():
+    x, every_other = gaussian_tokens(20, 8), torch.arange(20)[::2]
+    expected = distributed.divprune(x, 5, initial=every_other.clone()).indices
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(distributed.divprune(x, 5, initial=every_other).indices, expected)
+    finally:
+        torch.set_warn_always(before)
 
 
 @pytest.mark.parametrize("method", SELECTORS)

@@ -183,6 +183,14 @@ MUTANTS = (
         "Where the row with the largest weight is not finite, its dot products stand for those of the first pick.",
     ),
     Mutant(
+        "initial-rows-after-the-first-forgotten",
+        "selection",
+        f"{CSRC}/selection/lazy_greedy.h",
+        "    finite.erase(finite.begin());\n    append(finite, parallel);\n",
+        "",
+        "Of the initial rows, the first finite one alone lowers scores.",
+    ),
+    Mutant(
         "running-maximum-of-the-last-pick",
         "selection",
         f"{CSRC}/selection/running_maximum.h",

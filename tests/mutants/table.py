@@ -27,6 +27,7 @@ ROOMS = {
         (
             "tests/native/test_block_sizes.py",
             "tests/operators/test_edge_rows.py",
+            "tests/operators/test_initial.py",
             "tests/operators/test_dpp.py",
             "tests/operators/test_selection.py",
             "tests/operators/test_varlen.py",

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..arguments import check_tensor, exact_integer, number
-from ..checks import check_dense
+from ..checks import check_dense, check_initial
 from ..dispatch import backend_of, build_info
 from ..version import __version__
 from .exchange import Exchange
@@ -94,10 +93,8 @@ def _facts(
     if k < 0:
         raise ValueError(f"{name}: expected k to be at least 0, got {k}")
     check_dense(name, x, 0, lam, **weights)
-    if initial is not None and (initial.dim() != 1 or initial.dtype != torch.int64):
-        raise ValueError(
-            f"{name}: expected initial to be int64 of shape [M], got {initial.dtype} of shape {list(initial.shape)}"
-        )
+    if initial is not None:
+        check_initial(name, initial, x)
     backend = backend_of(name, x.device.type)
     if backend != "native":
         raise ValueError(f"{name}: expected the native backend, which takes rows on the CPU, got backend {backend!r}")
@@ -118,7 +115,7 @@ def _facts(
 
 def _short(initial: Tensor | None) -> str:
     """What initial rows are compared by: their number, and a digest of them."""
-    if initial is None:
+    if initial is None or len(initial) == 0:
         return "none"
-    digest = hashlib.sha256(initial.cpu().contiguous().numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(initial.numpy().tobytes()).hexdigest()
     return f"{len(initial)} with the digest {digest[:16]}"

@@ -67,7 +67,7 @@ class Progress:
         initial: Tensor | None = None,
     ) -> None:
         self._exchange, self._rows = exchange, tuple(rows)
-        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial
+        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial.contiguous()
         weight = None if weight is None else weight.detach().float()
         self._shard = Shard(parts, weight, sum(rows[: exchange.rank]))
         self._relevance = None
