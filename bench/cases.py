@@ -89,8 +89,10 @@ def cpu_cases() -> list[Case]:
     """
     first, *others = inputs.PHOTOGRAPHS
     depths = (TOWER_DIMENSIONS, inputs.DIMENSIONS) if inputs.has_tower() else ()
+    larger = itertools.product((37, 54), depths)
     return [
         *(case for depth in depths for case in _each(inputs.trained(first, 24, depth), ALL)),
+        *(case for side, depth in larger for case in _each(inputs.trained(first, side, depth), WEIGHTED)),
         *_each(inputs.photograph(first, 24), ALL),
         *(case for name in others for case in _each(inputs.photograph(name, 24), WEIGHTED)),
         *_each(inputs.noise(576), ("divprune",)),

@@ -120,7 +120,7 @@ def trained(name: str, side: int, depth: int) -> Tokens:
             x = x @ torch.randn(x.shape[1], depth, generator=torch.Generator().manual_seed(0)) / x.shape[1] ** 0.5
         return x.to(device)
 
-    return Tokens("trained tower", name, (side**2,), make, depth=depth)
+    return Tokens("trained tower", f"{name}, tower", (side**2,), make, depth=depth)
 
 
 def video(frames: int) -> Tokens:

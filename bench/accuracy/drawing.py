@@ -15,8 +15,8 @@ RGB = {
     "yellow": (241, 196, 15),
     "pink": (232, 99, 190),
 }
-LEAST_SIZE, MOST_SIZE = 0.75, 0.95
-"""Of a thing, as shares of its cell."""
+DIGIT_SIZES, SHAPE_SIZES = (0.75, 0.95), (0.35, 0.95)
+"""The least and the most, as shares of a cell."""
 PLATES = ((248, 246, 240), (28, 28, 34))
 """What is behind a digit: paper with dark ink, or the reverse."""
 CONTRAST, BRIGHTNESS = (0.35, 0.7), (0.6, 1.0)
@@ -40,7 +40,7 @@ def digit(
     canvas: Image.Image, corner: tuple[int, int], cell: int, image: NDArray[np.uint8], rng: np.random.Generator
 ) -> None:
     """Draws a handwritten digit on a plate into a cell."""
-    (left, top), size = _place(corner, cell, rng)
+    (left, top), size = _place(corner, cell, DIGIT_SIZES, rng)
     plate, ink = PLATES if rng.random() < 0.7 else PLATES[::-1]
     canvas.paste(plate, (left, top, left + size, top + size))
     written = Image.fromarray(image).resize((size - 6, size - 6), Image.Resampling.BICUBIC)
@@ -48,10 +48,15 @@ def digit(
 
 
 def shape(
-    canvas: Image.Image, corner: tuple[int, int], cell: int, colour: str, kind: str, rng: np.random.Generator
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    cell: int,
+    colour: str,
+    kind: str,
+    rng: np.random.Generator,
 ) -> None:
     """Draws a coloured shape into a cell."""
-    (left, top), size = _place(corner, cell, rng)
+    (left, top), size = _place(corner, cell, SHAPE_SIZES, rng)
     large = size * _OVERSAMPLING
     mask = Image.new("L", (large, large))
     draw = ImageDraw.Draw(mask)
@@ -74,8 +79,10 @@ def shape(
     canvas.paste(fill, (left, top), mask.resize((size, size), Image.Resampling.LANCZOS))
 
 
-def _place(corner: tuple[int, int], cell: int, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
+def _place(
+    corner: tuple[int, int], cell: int, sizes: tuple[float, float], rng: np.random.Generator
+) -> tuple[tuple[int, int], int]:
     """The upper left corner of a thing inside its cell, and its size."""
-    size = int(cell * rng.uniform(LEAST_SIZE, MOST_SIZE))
+    size = int(cell * rng.uniform(*sizes))
     left, top = (start + int(rng.integers(cell - size + 1)) for start in corner)
     return (left, top), size

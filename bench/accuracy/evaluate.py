@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.accuracy import model, questions, scenes, words
+from bench.accuracy import model, questions, scenes, scorer, words
 from bench.accuracy.features import HELD_OUT, Features, opened
-from bench.accuracy.methods import DOWNSAMPLED, FASTV, FASTV_LAST, FASTV_LAYERS, VTW, Method, methods, vtw_layers
+from bench.accuracy.methods import DOWNSAMPLED, FASTV, FASTV_LAST, FASTV_LAYERS, VTW, Method, Ready, methods, vtw_layers
 from bench.accuracy.questions import Question
 from bench.accuracy.settings import Settings
 from tokenprune_kernels.analysis.progress import Progress
@@ -37,14 +39,42 @@ class Cell:
         return re.sub(r"[^a-z0-9.]+", "-", f"{self.method.name}{seed} {self.ratio:g}".lower())
 
 
-def cells(settings: Settings) -> list[Cell]:
-    """All of them, those of one method side by side."""
-    return [Cell(method, ratio) for method in methods(settings) for ratio in method.ratios]
+def cells(settings: Settings, learned: Callable[[Tensor], Tensor] | None = None) -> list[Cell]:
+    """All of them, those of one method side by side; those of the trained scorer cannot run without it."""
+    return [Cell(method, ratio) for method in methods(settings, learned) for ratio in method.ratios]
 
 
 def asked(settings: Settings) -> list[list[Question]]:
     """The questions about each held-out scene, in the same order of tasks."""
     return [questions.asked(scenes.scene(scenes.material.HELD_OUT, n)) for n in range(settings.held_out_scenes)]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The beginning of prompts, which several questions about the same pictures have in common.
+
+    Attributes:
+        ids: token ids, ``[B, P]``.
+        cache: the decoder's keys and values of them.
+    """
+
+    ids: Tensor
+    cache: Any
+
+    @classmethod
+    def of(cls, made: Any, ready: Ready, question: int) -> Prefix:
+        """That of inputs of ``generate``, without the tokens of the question."""
+        length = ready["input_ids"].shape[1] - question
+        cut = {
+            name: each[:, :length] if name in ("input_ids", "attention_mask") else each for name, each in ready.items()
+        }
+        return cls(cut["input_ids"], made(**cut, use_cache=True, logits_to_keep=1).past_key_values)
+
+    def ready(self, question: Tensor) -> Ready:
+        """The inputs of ``generate`` for a question, ``[B, Q]``."""
+        ids = torch.cat([self.ids, question], dim=1)
+        cache = copy.deepcopy(self.cache)  # `generate` adds to it
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
 
 
 @torch.no_grad()
@@ -64,10 +94,16 @@ def answered(made: Any, cell: Cell, store: Features, given: Sequence[Sequence[Qu
     try:
         for start in range(0, len(given), CHUNK):
             numbers = range(start, min(start + CHUNK, len(given)))
+            prefix: Prefix | None = None
             # The same question of every scene has the same length.
             for place in range(len(given[0])):
                 inputs = model.inputs([given[n][place].text for n in numbers], numbers, store.part.tokens)
-                ready = cell.method.prepare(made, inputs, cell.ratio)
+                question = inputs["input_ids"][:, 1 + store.part.tokens :]
+                if prefix is None:
+                    ready = cell.method.prepare(made, inputs, cell.ratio)
+                    prefix = Prefix.of(made, ready, question.shape[1]) if cell.method.by_picture else None
+                if prefix is not None:
+                    ready = prefix.ready(question)
                 with cell.method.during(made, inputs, cell.ratio):
                     output = made.generate(**ready, max_new_tokens=MOST_NEW_TOKENS, do_sample=False)
                 tokens += int((ready["input_ids"] == made.config.image_token_id).sum())
@@ -98,10 +134,10 @@ def run(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]:
     checkpoint = folder / "checkpoint"
     if not checkpoint.exists():
         raise ValueError("evaluate: expected a checkpoint, got none; `python -m bench accuracy train` makes it")
-    made = model.load(checkpoint)
+    made, learned = model.load(checkpoint), scorer.load(folder)
     digest = model.digest(made)
     found = {}
-    every = cells(settings)
+    every = cells(settings, learned)
     with Progress(len(every)) as progress:
         for cell in every:
             progress.step(f"evaluation: {cell.method.name} at {cell.ratio:g}")

@@ -62,15 +62,11 @@ def parts(settings: Settings) -> dict[str, Part]:
     training, tuning = (
         each + settings.validation_scenes for each in (settings.training_scenes, settings.tuning_scenes)
     )
-    held_out, tokens, attention = (
-        settings.held_out_scenes,
-        tower.feature_layers(settings),
-        tower.attention_layers(settings),
-    )
+    held_out, tokens = settings.held_out_scenes, tower.feature_layers(settings)
     made = [
         Part(TRAINING, material.TRAINING, 0, training, small, small, tokens, "float16"),
         Part(TUNING, material.TRAINING, training, tuning, large, large, tokens, "float16"),
-        Part(HELD_OUT, material.HELD_OUT, 0, held_out, large, large, attention, "float32"),
+        Part(HELD_OUT, material.HELD_OUT, 0, held_out, large, large, tower.attention_layers(settings), "float32"),
     ]
     for ratio in RATIOS:
         height, width = downsampled(large, ratio)

@@ -14,6 +14,7 @@ SHOWN = {
     "IDPruner, class attention": "#7b3fb5",
     "DPP, class attention": "#1b9e77",
     "top k by class attention": "#d95f02",
+    "top k by VisionSelector's scorer": "#e6ab02",
     "FastV": "#c2185b",
     "uniform grid": "#8a8a8a",
     RANDOM: "#4d4d4d",

@@ -1,12 +1,13 @@
 """Methods that drop visual tokens inside the decoder, for the accuracy of their answers.
 
-From some layer on, no token attends to a dropped one. Its row stays where it is, with its position: nothing is saved,
-and the answers are those of dropping it. The decoder runs its eager attention, which hands its weights out.
+Behind some layer the rows of dropped tokens are gone, and the others keep their positions. The last layer before that
+runs its eager attention, which hands its weights out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,39 +49,56 @@ def dropping(made: Any, visual: Tensor, layer: int, choose: Choice, *, of_last_t
     """
     layers = made.model.language_model.layers
     rows, length = visual.shape
-    visible = torch.ones(rows, length, dtype=torch.bool)
+    stays = torch.arange(length).expand(rows, -1)
+
+    def causal(module: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        if arguments[0].shape[1] != length:
+            return None  # a step of decoding, whose token sees all before it
+        # Without a mask, eager attention is not causal.
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        mask = torch.zeros(length, length).masked_fill(later, torch.finfo(torch.float32).min)[None, None]
+        return arguments, options | {"attention_mask": mask}
 
     def look(module: Any, arguments: Any, output: Any) -> None:
         weights = output[1]
         if weights.shape[-2] != length:
-            return  # a step of decoding; what stays was chosen in the prefill
+            return  # what stays was chosen in the prefill
         by_token = weights.float().mean(dim=1)
         received = by_token[:, -1] if of_last_token else by_token.mean(dim=1)
         received = received[visual].view(rows, -1)
+        visible = torch.ones(rows, length, dtype=torch.bool)
         visible[visual] = choose(received).flatten()
+        nonlocal stays
+        stays = visible.nonzero()[:, 1].view(rows, -1)
 
-    def hide(module: Any, arguments: Any, options: dict[str, Any]) -> Any:
-        mask, queries = options["attention_mask"], arguments[0].shape[1]
-        columns = length if queries == length else options["past_key_values"].get_seq_length(0)
-        if mask is None:
-            mask = torch.zeros(queries, columns).masked_fill(
-                torch.ones(queries, columns, dtype=torch.bool).triu(columns - queries + 1),
-                torch.finfo(torch.float32).min,
-            )[None, None]
-        hidden = torch.zeros(rows, columns, dtype=torch.bool)
-        hidden[:, :length] = ~visible
-        blocked = hidden[:, None, None, :].expand(-1, 1, queries, -1)
-        if queries == length:  # a token that is dropped still sees itself, so that its row is not empty
-            blocked = blocked & ~torch.eye(length, dtype=torch.bool)
-        return arguments, options | {"attention_mask": mask.masked_fill(blocked, torch.finfo(torch.float32).min)}
+    def of_those_that_stay(given: Tensor) -> Tensor:
+        """Rows of ``[B or 1, L, ...]``."""
+        return given.expand(rows, *given.shape[1:])[torch.arange(rows).unsqueeze(1), stays]
 
-    hooks = [layers[layer - 1].self_attn.register_forward_hook(look)]
-    hooks += [each.register_forward_pre_hook(hide, with_kwargs=True) for each in layers[layer:]]
-    implementation = made.model.language_model.config._attn_implementation
-    made.model.language_model.set_attn_implementation("eager")
+    def shorten(module: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        states = arguments[0]
+        if states.shape[1] == 1:
+            return None
+        changed = {
+            "attention_mask": None,  # no prompt is padded
+            "position_ids": of_those_that_stay(options["position_ids"]),
+            "position_embeddings": tuple(of_those_that_stay(each) for each in options["position_embeddings"]),
+        }
+        # Only the first of these layers is handed all rows.
+        return (of_those_that_stay(states) if module is layers[layer] else states,), options | changed
+
+    last = layers[layer - 1]
+    hooks = [
+        last.register_forward_pre_hook(causal, with_kwargs=True),
+        last.self_attn.register_forward_hook(look),
+    ]
+    hooks += [each.register_forward_pre_hook(shorten, with_kwargs=True) for each in layers[layer:]]
+    configuration = last.self_attn.config
+    last.self_attn.config = copy.deepcopy(configuration)
+    last.self_attn.config._attn_implementation = "eager"
     try:
         yield
     finally:
-        made.model.language_model.set_attn_implementation(implementation)
+        last.self_attn.config = configuration
         for hook in hooks:
             hook.remove()

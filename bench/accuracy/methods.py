@@ -46,6 +46,8 @@ class Method:
         ratios: the shares that it is run at; 1 for a method that decides itself how many stay.
         seed: of a random choice.
         instead_of: the method whose selection this computes in another way.
+        by_picture: whether the prompt up to the question is the same for all questions about a picture, and nothing
+            in it is padded or keeps the position it had.
     """
 
     name: str
@@ -56,10 +58,11 @@ class Method:
     ratios: tuple[float, ...] = RATIOS
     seed: int | None = None
     instead_of: str | None = None
+    by_picture: bool = True
 
 
-def methods(settings: Settings) -> list[Method]:
-    """All of them, the unpruned model first."""
+def methods(settings: Settings, scorer: Callable[[Tensor], Tensor] | None = None) -> list[Method]:
+    """All of them, the unpruned model first; those that need the trained scorer cannot run without it."""
     return [
         Method(UNPRUNED, lambda made, inputs, ratio: inputs, ratios=(1.0,)),
         _package(DIVPRUNE, method="divprune"),
@@ -69,11 +72,13 @@ def methods(settings: Settings) -> list[Method]:
         _package("DPP, text relevance", method="dpp", relevance="text"),
         _package("DPP, class attention", method="dpp", relevance="cls_attention"),
         _package("top k by class attention", **TOP_K),
-        Method(FASTV, lambda made, inputs, ratio: inputs, during=_fastv),
-        Method(FASTV_LAST, lambda made, inputs, ratio: inputs, during=functools.partial(_fastv, of_last_token=True)),
+        _package("top k by VisionSelector's scorer", method="idpruner", importance=scorer, lam=1.0),
+        _package("IDPruner, VisionSelector's scorer", method="idpruner", importance=scorer),
+        _in_decoder(FASTV, _fastv),
+        _in_decoder(FASTV_LAST, functools.partial(_fastv, of_last_token=True)),
         # A share of 5 % would be that of 10 %: no fewer than one layer sees the tokens.
-        Method(VTW, lambda made, inputs, ratio: inputs, during=_vtw, ratios=RATIOS[:3]),
-        Method("PruMerge", _prumerge, ratios=(1.0,)),
+        _in_decoder(VTW, _vtw, ratios=RATIOS[:3]),
+        Method("PruMerge", _prumerge, ratios=(1.0,), by_picture=False),
         Method("uniform grid", lambda made, inputs, ratio: _given(made, inputs, ratio, _grid)),
         *(_random(seed) for seed in range(settings.random_seeds)),
         Method(DOWNSAMPLED, lambda made, inputs, ratio: inputs),
@@ -91,7 +96,19 @@ def vtw_layers(ratio: float, layers: int) -> int:
 
 def _package(name: str, **options: Any) -> Method:
     """What users run."""
-    return Method(name, lambda made, inputs, ratio: prune_inputs(made, inputs, keep_ratio=ratio, **options))
+    by_picture = options.get("relevance") != "text" and "positions" not in options
+    return Method(
+        name, lambda made, inputs, ratio: prune_inputs(made, inputs, keep_ratio=ratio, **options), by_picture=by_picture
+    )
+
+
+def _in_decoder(
+    name: str,
+    during: Callable[[Any, Inputs, float], contextlib.AbstractContextManager[Any]],
+    ratios: tuple[float, ...] = RATIOS,
+) -> Method:
+    """What drops tokens of the whole prompt, inside the decoder."""
+    return Method(name, lambda made, inputs, ratio: inputs, during, ratios, by_picture=False)
 
 
 def _instead(instead: loops.Instead) -> Method:
@@ -127,7 +144,12 @@ def _random(seed: int, name: str = RANDOM, **options: Any) -> Method:
     def choose(count: int, k: int, scene: int) -> Tensor:
         return baselines.random(count, k, SCENES_OF_A_SEED * seed + scene)
 
-    return Method(name, lambda made, inputs, ratio: _given(made, inputs, ratio, choose, **options), seed=seed)
+    return Method(
+        name,
+        lambda made, inputs, ratio: _given(made, inputs, ratio, choose, **options),
+        seed=seed,
+        by_picture="positions" not in options,
+    )
 
 
 def _image_tokens(made: Any, inputs: Inputs) -> int:

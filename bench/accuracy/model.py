@@ -29,6 +29,8 @@ def configuration(settings: Settings) -> transformers.LlavaConfig:
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
         max_position_embeddings=1_024,
+        # The default is for widths of thousands: in a narrow decoder, queries and keys would begin near zero.
+        initializer_range=settings.hidden_size**-0.5,
         pad_token_id=words.NUMBERS[words.PAD],
         bos_token_id=words.NUMBERS[words.BEGIN],
         eos_token_id=words.NUMBERS[words.END],
@@ -55,6 +57,11 @@ def untrained(settings: Settings) -> transformers.LlavaForConditionalGeneration:
 def trained_parameters(made: transformers.LlavaForConditionalGeneration) -> dict[str, nn.Parameter]:
     """The parameters that training changes: all but the tower's, by name."""
     return {name: each for name, each in made.named_parameters() if not name.startswith("model.vision_tower.")}
+
+
+def joined(states: Tensor) -> Tensor:
+    """What the projector takes of hidden states ``[B, 2, 1 + patches, D]``: ``[B, patches, 2 D]``."""
+    return torch.cat(states.unbind(1), dim=-1)[:, 1:]
 
 
 def digest(made: transformers.LlavaForConditionalGeneration) -> str:

@@ -26,16 +26,20 @@ class Question:
 
 
 def asked(given: Scene) -> list[Question]:
-    """The questions that are evaluated: one of each task, two of ``present``."""
+    """The questions that are evaluated: one of each task, two of ``present``.
+
+    What is asked for and absent has the colour of one thing that is there and the shape of another, where it can.
+    """
     rng = np.random.default_rng([given.number, 2])
     cells = list(given.shapes)
     sought, there = (cells[rng.integers(len(cells))] for _ in range(2))
+    absent = given.swapped or [given.absent]
     return [
         _read(given),
         _where(given, sought),
         _count(given, given.counted),
         _present(given, given.shapes[there]),
-        _present(given, given.absent),
+        _present(given, absent[rng.integers(len(absent))]),
     ]
 
 

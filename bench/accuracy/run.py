@@ -1,9 +1,9 @@
 """``python -m bench accuracy``: what pruning costs in answers, on a small model that is trained here.
 
-Four stages, each of which goes on where it was interrupted: features of the frozen tower, the training of projector and
-decoder, the answers to questions about held-out scenes, and the tables. Without a stage, all of them. Everything that
-is not a result stays in the cache folder. ``--tiny`` runs all of it on an untrained tower in a minute or two, to see
-that it runs; its scores mean nothing and go to the cache folder alone.
+Four stages, each of which goes on where it was interrupted: features of the frozen tower; the training of projector,
+decoder and VisionSelector's scorer; the answers to questions about held-out scenes; the tables. Without a stage, all of
+them. Everything that is not a result stays in the cache folder. ``--tiny`` runs all of it on an untrained tower in a
+minute or two, to see that it runs; its scores mean nothing and go to the cache folder alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bench import files, render
-from bench.accuracy import evaluate, features, figure, lmms_eval_task, score, table, train
+from bench.accuracy import evaluate, features, figure, lmms_eval_task, score, scorer, table, train
 from bench.accuracy.settings import FULL, TINY, Settings
 
 STAGES = ("features", "train", "evaluate", "tables")
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 def result(settings: Settings, folder: Path) -> dict[str, Any]:
     """The result, from the answers that are kept in the folder."""
-    log = train.read_log(folder)
+    log, scored = train.read_log(folder), scorer.read_log(folder)
     machine = {
         "processor": files.processor(),
         "threads": torch.get_num_threads(),
@@ -49,7 +49,8 @@ def result(settings: Settings, folder: Path) -> dict[str, Any]:
     return {
         "machine": machine,
         "settings": settings.as_result(),
-        "model": {name: log[name] for name in ("parameters", "sha256", "seconds")},
+        "model": {name: log[name] for name in ("parameters", "sha256", "seconds", "products")},
+        "scorer": {name: scored[name] for name in ("parameters", "seconds")},
         "rows": score.summarised(settings, evaluate.run(settings, folder)),
     }
 
@@ -67,6 +68,7 @@ def run(settings: Settings, folder: Path, stages: Sequence[str], results: Path |
         features.compute(settings, folder)
     if "train" in stages:
         train.run(settings, folder)
+        scorer.run(settings, folder)
     if EXPORT in stages:
         print(lmms_eval_task.export(settings, folder))
     if "evaluate" in stages:
@@ -74,7 +76,7 @@ def run(settings: Settings, folder: Path, stages: Sequence[str], results: Path |
     if "tables" in stages:
         made = result(settings, folder)
         files.write(RESULT, made, results)
-        files.write(LOG, train.read_log(folder), results)
+        files.write(LOG, {"model": train.read_log(folder), "scorer": scorer.read_log(folder)}, results)
         figure.save(made, (results or files.RESULTS) / FIGURE)
         if results is None:
             render.write()

@@ -16,7 +16,8 @@ SEED = 20_261_128
 SIDE = 336
 """Of a picture in pixels, as it is drawn. Other sizes are made from this one."""
 GRID = 4
-COLUMNS = "abcd"
+COLUMNS, ROWS = ("a", "b", "c", "d"), ("one", "two", "three", "four")
+"""Rows are numbered in letters: a figure is always something to be read or counted."""
 COLOURS = ("red", "green", "blue", "yellow", "pink")
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
 DIGITS = (3, 5)
@@ -24,7 +25,7 @@ DIGITS = (3, 5)
 MOST_COUNTED = 4
 OTHERS = (2, 4)
 """How many shapes it has beside those that are counted."""
-CELLS = tuple(f"{column} {row + 1}" for row in range(GRID) for column in COLUMNS)
+CELLS = tuple(f"{column} {row}" for row in ROWS for column in COLUMNS)
 """In reading order."""
 
 
@@ -50,6 +51,13 @@ class Scene:
     def shapes(self) -> dict[str, str]:
         """The cells with coloured shapes; no two are the same."""
         return {cell: thing for cell, thing in self.things.items() if " " in thing}
+
+    @property
+    def swapped(self) -> list[str]:
+        """Coloured shapes that are not there, while their colour is, and their shape."""
+        colours, shapes = ({pair.split()[place] for pair in self.shapes.values()} for place in (0, 1))
+        every = (f"{colour} {shape}" for colour in sorted(colours) for shape in sorted(shapes))
+        return [pair for pair in every if pair not in self.shapes.values()]
 
     @property
     def digits(self) -> list[str]:
@@ -90,12 +98,13 @@ def render(given: Scene) -> Image.Image:
     cell = SIDE // GRID
     for place, thing in given.things.items():
         column, row = place.split()
-        corner = (COLUMNS.index(column) * cell, (int(row) - 1) * cell)
+        corner = (COLUMNS.index(column) * cell, ROWS.index(row) * cell)
         if thing.isdigit():
             images = digits[int(thing)]
             drawing.digit(canvas, corner, cell, images[rng.integers(len(images))], rng)
         else:
-            drawing.shape(canvas, corner, cell, *thing.split(), rng)
+            colour, kind = thing.split()
+            drawing.shape(canvas, corner, cell, colour, kind, rng)
     return canvas
 
 

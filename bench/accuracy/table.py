@@ -128,7 +128,7 @@ def _loops(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _sentences(result: dict[str, Any]) -> str:
-    settings, machine, model = result["settings"], result["machine"], result["model"]
+    settings, machine, model, scorer = (result[name] for name in ("settings", "machine", "model", "scorer"))
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     spread = [row for row in result["rows"] if "seeds" in row and row["ratio"] in TASK_RATIOS]
     random = "; ".join(
@@ -142,6 +142,8 @@ def _sentences(result: dict[str, Any]) -> str:
         f"resamples of the scenes, paired. Random: the mean of {settings['random_seeds']} seeds; single seeds "
         f"reach {random}. Tokens: what the decoder sees, averaged over its layers.\n"
         f"{model['parameters']:,} trained parameters behind {tower}, {settings['layers']} layers; trained in "
-        f"{model['seconds'] / 60:.0f} minutes; sha256 of the parameters {model['sha256'][:16]}. "
+        f"{model['seconds'] / 60:.0f} minutes with products of {model['products']}; sha256 of the parameters "
+        f"{model['sha256'][:16]}. VisionSelector's scorer: {scorer['parameters']:,} parameters, trained in "
+        f"{scorer['seconds'] / 60:.0f} minutes. "
         f"{machine['processor']}, {machine['threads']} threads; {versions}."
     )

@@ -4,15 +4,17 @@ A step shows each picture once, followed by its questions side by side: a questi
 it is asked alone, and starts at the position behind the picture. The loss is that of the answers. No token is dropped:
 the model never sees a pruned picture before it is measured on some.
 
-Most steps see small pictures, the last ones large ones, so that the decoder meets the positions of the evaluation.
+It goes from few tokens to many: the fewer there are, the sooner attention finds the one that a question is about. First
+come the means over squares of tokens, as many as there are cells, then over smaller squares, then over rectangles of
+many shapes, all tokens among them. So the decoder reads pictures of many resolutions, as those of users do, and does
+not count on one number of tokens for a thing.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.accuracy import model, questions, scenes, tower, words
-from bench.accuracy.features import TRAINING, TUNING, opened
+from bench.accuracy.alignment import Alignment
+from bench.accuracy.features import TRAINING, TUNING, Features, Part, opened
 from bench.accuracy.questions import Question
-from bench.accuracy.settings import Settings
-from tokenprune_kernels.analysis.progress import Progress
+from bench.accuracy.settings import Settings, Stage
+from bench.accuracy.steps import Steps
 
 SEED = 1
 IGNORED = -100
 WEIGHT_DECAY = 0.02
-BETAS = (0.9, 0.98)
-LARGEST_GRADIENT = 1.0
 LOWEST_RATE = 0.02
 """The learning rate of the last step, as a share of the highest one."""
-SECONDS_BETWEEN_SAVES = 60.0
-LOG_EVERY, VALIDATE_EVERY = 10, 200
+VALIDATE_EVERY = 200
 LOG = "training-log.json"
 
 
@@ -86,179 +86,154 @@ class Packed:
         return [*words.encode(f"{question.text} ?"), *answer], len(answer)
 
 
-def logits(made: Any, states: Tensor, packed: Packed) -> Tensor:
+def logits(
+    made: Any, states: Tensor, packed: Packed, change: Callable[[Tensor], Tensor] = lambda visual: visual
+) -> Tensor:
     """What the model predicts behind the pictures, ``[B, S, words]``.
 
     Args:
         made: the model.
         states: the hidden states of the tower that it takes its tokens from, ``[B, 2, 1 + patches, D]``.
         packed: the questions.
+        change: what is done to the visual tokens, ``[B, patches, D]``.
     """
     embed = made.get_input_embeddings()
     begin = embed(torch.full((len(states), 1), words.NUMBERS[words.BEGIN]))
-    visual = made.model.multi_modal_projector(torch.cat(states.unbind(1), dim=-1)[:, 1:])
-    embeddings = torch.cat([begin, visual, embed(packed.ids)], dim=1)
+    visual = made.model.multi_modal_projector(model.joined(states))
+    embeddings = torch.cat([begin, change(visual), embed(packed.ids)], dim=1)
     output = made.model.language_model(
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     )
     return made.lm_head(output.last_hidden_state[:, embeddings.shape[1] - packed.ids.shape[1] :])
 
 
-def rate(settings: Settings, step: int) -> float:
-    """The learning rate of a step: linear warm-up, then a cosine down to ``LOWEST_RATE``."""
-    if step < settings.warm_up:
-        return settings.learning_rate * (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps + settings.tuning_steps - settings.warm_up)
-    return settings.learning_rate * (LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+def asked(step: int, part: Part, numbers: Sequence[int], tokens: int) -> Packed:
+    """The questions of a step about some scenes, behind pictures of so many tokens."""
+    rng = np.random.default_rng([SEED, step])
+    given = [scenes.scene(part.split, part.first + number) for number in numbers]
+    return Packed([questions.taught(each, rng) for each in given], tokens)
 
 
-class Training:
-    """The training up to some step, in a folder; a step depends on nothing but the state before it and its number."""
+def pooled(visual: Tensor, height: int, width: int) -> Tensor:
+    """The means over rectangles of so many of a square picture's tokens, ``[B, side * side, D]``."""
+    side = math.isqrt(visual.shape[1])
+    return F.avg_pool2d(visual.mT.unflatten(-1, (side, side)), (height, width)).flatten(2).mT
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
-        self.folder = folder
+
+def answers_loss(predicted: Tensor, packed: Packed) -> Tensor:
+    """The mean cross-entropy of the answers."""
+    return F.cross_entropy(predicted.float().flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORED)
+
+
+class Training(Steps):
+    """The training of projector and decoder up to some step, in a folder."""
+
+    what = "training"
+
+    def __init__(self, settings: Settings, folder: Path, made: Any) -> None:
         self.features = opened(settings, folder)
-        self.model = model.untrained(settings).train()
-        parameters = model.trained_parameters(self.model)
-        decayed = [each for each in parameters.values() if each.dim() > 1]
-        others = [each for each in parameters.values() if each.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS)
-        self.step = 0
-        self.seconds = 0.0
-        self.log: list[dict[str, Any]] = []
-        self._file = folder / "training.pt"
-        if self._file.exists():
-            self._restore()
+        self.model = made.train()
+        parameters = model.trained_parameters(made)
+        words_of = ("embed_tokens.weight", "lm_head.weight")
+        inner = [name for name, each in parameters.items() if each.dim() == 2 and not name.endswith(words_of)]
+        total = sum(stage.steps for stage in settings.stages)
+        super().__init__(settings, folder / "training.pt", total, parameters, WEIGHT_DECAY, inner)
 
-    @property
-    def total(self) -> int:
-        return self.settings.steps + self.settings.tuning_steps
+    def rate(self) -> float:
+        """Linear warm-up, then a cosine down to ``LOWEST_RATE``."""
+        warm_up = self.settings.warm_up
+        done = max(0, self.step - warm_up) / max(1, self.total - warm_up)
+        falling = LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.settings.learning_rate * min((self.step + 1) / warm_up, falling)
 
-    def run(self) -> None:
-        """Goes on to the last step. An interruption loses what was done since the last minute."""
-        saved = time.monotonic()
-        with Progress(self.total) as progress:
-            for _ in range(self.step):
-                progress.step("training: goes on")
-            while self.step < self.total:
-                loss = self.log[-1]["loss"] if self.log else float("nan")
-                progress.step(f"training: step {self.step} of {self.total}, loss {loss:.3f}")
-                self.advance()
-                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
+    def stage(self, step: int) -> tuple[Stage, int]:
+        """That of a step, and how many pictures of its size were shown before."""
+        shown = {False: 0, True: 0}
+        for each in self.settings.stages:
+            if step < each.steps:
+                break
+            step -= each.steps
+            shown[each.large] += each.steps * each.batch
+        return each, shown[each.large] + step * each.batch
 
-    def advance(self) -> None:
-        """One step."""
-        start = time.perf_counter()
-        large = self.step >= self.settings.steps
-        store = self.features[TUNING if large else TRAINING]
-        numbers = self._numbers(large)
-        rng = np.random.default_rng([SEED, self.step])
-        given = [scenes.scene(store.part.split, store.part.first + number) for number in numbers]
-        packed = Packed([questions.taught(each, rng) for each in given], store.part.tokens)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.settings, self.step)
-        predicted = logits(self.model, store.read(numbers), packed)
-        loss = F.cross_entropy(predicted.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORED)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.trained_parameters(self.model).values(), LARGEST_GRADIENT)
-        self.optimizer.step()
-        self.step += 1
-        self.seconds += time.perf_counter() - start
-        validates = self.step % VALIDATE_EVERY == 0 or self.step in (self.settings.steps, self.total)
-        if validates or self.step % LOG_EVERY == 0:
-            entry = {"step": self.step, "loss": round(loss.item(), 4), "seconds": round(self.seconds, 1)}
-            self.log.append(entry | (self._validated(large) if validates else {}))
+    def loss(self) -> Tensor:
+        stage, shown = self.stage(self.step)
+        store = self._store(stage)
+        numbers = self._numbers(stage, shown)
+        height, width = np.random.default_rng([SEED, self.step, 1]).choice(stage.pooled, 2).tolist()
+        part = store.part
+        packed = asked(self.step, part, numbers, (part.height // height) * (part.width // width))
+        with self.products():
+            predicted = logits(self.model, store.read(numbers), packed, lambda each: pooled(each, height, width))
+        return answers_loss(predicted, packed)
 
-    def _numbers(self, large: bool) -> list[int]:
-        """The scenes of this step: epoch after epoch in a new order, without the last ones of the files."""
-        settings = self.settings
-        count = settings.tuning_scenes if large else settings.training_scenes
-        batch = settings.tuning_batch if large else settings.batch
-        first = (self.step - settings.steps if large else self.step) * batch
+    def _store(self, stage: Stage) -> Features:
+        return self.features[TUNING if stage.large else TRAINING]
+
+    def _numbers(self, stage: Stage, shown: int) -> list[int]:
+        """The scenes of a step: epoch after epoch in a new order, without the last ones of the file."""
+        count = self.settings.tuning_scenes if stage.large else self.settings.training_scenes
         orders: dict[int, Any] = {}
         numbers = []
-        for place in range(first, first + batch):
+        for place in range(shown, shown + stage.batch):
             epoch = place // count
             if epoch not in orders:
-                orders[epoch] = np.random.default_rng([SEED, int(large), epoch]).permutation(count)
+                orders[epoch] = np.random.default_rng([SEED, int(stage.large), epoch]).permutation(count)
             numbers.append(int(orders[epoch][place % count]))
         return numbers
 
     @torch.no_grad()
-    def _validated(self, large: bool) -> dict[str, Any]:
-        """The share of scenes that were kept aside on which all answers of a task are right, word by word."""
-        count = self.settings.validation_scenes
-        store = self.features[TUNING if large else TRAINING]
-        numbers = range(store.part.count - count, store.part.count)
+    def validated(self) -> dict[str, Any]:
+        """The share of scenes that were kept aside on which all answers of a task are right, word by word.
+
+        They are asked about with all tokens, and with as few as the stage has.
+        """
+        last, _ = self.stage(self.step - 1)
+        if self.step % VALIDATE_EVERY and self.step < self.total and self.stage(self.step)[0] is last:
+            return {}
+        few, store = max(last.pooled), self._store(last)
+        entry = {"side": store.part.height * tower.PATCH, "all tokens": self._right(store, 1)}
+        return entry | ({f"squares of {few}": self._right(store, few)} if few > 1 else {})
+
+    def _right(self, store: Features, patches: int) -> dict[str, float]:
+        part, count = store.part, self.settings.validation_scenes
         rng = np.random.default_rng([SEED, 0])
         right: dict[str, list[bool]] = {}
         self.model.eval()
-        for number in numbers:
-            given = scenes.scene(store.part.split, store.part.first + number)
-            packed = Packed([questions.taught(given, rng)], store.part.tokens)
-            found = logits(self.model, store.read([number]), packed).argmax(-1) == packed.labels
+        for number in range(part.count - count, part.count):
+            given = scenes.scene(part.split, part.first + number)
+            packed = Packed([questions.taught(given, rng)], part.tokens // patches**2)
+            predicted = logits(self.model, store.read([number]), packed, lambda each: pooled(each, patches, patches))
+            found = predicted.argmax(-1) == packed.labels
             for task, name in enumerate(packed.names):
                 right.setdefault(name, []).append(bool(found[packed.tasks == task].all()))
         self.model.train()
-        shares = {name: round(sum(each) / len(each), 3) for name, each in right.items()}
-        return {"side": store.part.height * tower.PATCH, "validation": shares}
-
-    def save(self) -> None:
-        """Writes the state; a reader never finds half of it."""
-        state = {
-            "settings": self.settings.as_result(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "log": self.log,
-            "model": {name: each.detach() for name, each in model.trained_parameters(self.model).items()},
-            "optimizer": self.optimizer.state_dict(),
-        }
-        partial = self._file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self._file)
-
-    def _restore(self) -> None:
-        state = torch.load(self._file, weights_only=True)
-        if state["settings"] != self.settings.as_result():
-            raise ValueError(
-                f"train: expected {self._file.name} of these settings, got another's; remove it or name another folder"
-            )
-        self.model.load_state_dict(state["model"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        return {name: round(sum(each) / len(each), 3) for name, each in right.items()}
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Trains to the end, or goes on with it, and writes the checkpoint. Returns the training log."""
-    training = Training(settings, folder)
+    made = model.untrained(settings)
+    alignment = Alignment(settings, folder, made)
+    alignment.run()
+    training = Training(settings, folder, made)
     training.run()
     checkpoint = folder / "checkpoint"
-    model.save(training.model, settings, checkpoint)
-    log = {
-        "parameters": sum(each.numel() for each in model.trained_parameters(training.model).values()),
-        "sha256": model.digest(training.model),
-        "seconds": round(training.seconds, 1),
-        "steps": training.log,
-    }
+    model.save(made, settings, checkpoint)
+    log = {"sha256": model.digest(made), **training.as_result(), "alignment": alignment.as_result()}
     (folder / LOG).write_text(json.dumps(log, indent=1) + "\n")
     return log
 
 
-def read_log(folder: Path) -> dict[str, Any]:
+def read_log(folder: Path, name: str = LOG) -> dict[str, Any]:
     """What ``run`` wrote.
 
     Raises:
         ValueError: if it has not come to its end.
     """
-    if not (folder / LOG).exists():
+    if not (folder / name).exists():
         raise ValueError(
             "train: expected a finished training, got none; `python -m bench accuracy train` goes on with it"
         )
-    found: dict[str, Any] = json.loads((folder / LOG).read_text())
+    found: dict[str, Any] = json.loads((folder / name).read_text())
     return found

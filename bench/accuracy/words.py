@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.accuracy.scenes import COLOURS, COLUMNS, SHAPES
+from bench.accuracy.scenes import COLOURS, COLUMNS, ROWS, SHAPES
 
 PAD, BEGIN, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 WORDS = (
     *(PAD, BEGIN, END, UNKNOWN, IMAGE, "?"),
     *("read", "the", "digits", "where", "is", "how", "many", "there", "a", "what", "at", "yes", "no", "nothing"),
     *(each for each in COLUMNS if each != "a"),
+    *ROWS,
     *COLOURS,
     *SHAPES,
     *"0123456789",

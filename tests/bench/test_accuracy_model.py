@@ -10,6 +10,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("bench.accuracy", reason="needs the source tree")
 
 from bench.accuracy import (
+    alignment,
     evaluate,
     features,
     in_decoder,
@@ -18,14 +19,22 @@ from bench.accuracy import (
     model,
     questions,
     scenes,
+    scorer,
     settings,
     train,
     words,
 )
 from tokenprune_kernels.integrations.transformers import prune_inputs
+from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
 TINY = dataclasses.replace(
-    settings.TINY, training_scenes=6, tuning_scenes=4, validation_scenes=2, held_out_scenes=3, steps=3, tuning_steps=2
+    settings.TINY,
+    training_scenes=6,
+    tuning_scenes=4,
+    validation_scenes=2,
+    held_out_scenes=3,
+    alignment_steps=2,
+    stages=(settings.Stage(2, 4, (2,)), settings.Stage(1, 4, (1, 2)), settings.Stage(2, 4, (1, 3), large=True)),
 )
 NUMBERS = [0, 2]
 
@@ -55,8 +64,12 @@ def asked(tokens=36):
     return model.inputs(["is there a red disc", "is there a blue ring"], NUMBERS, tokens)
 
 
+def every_method():
+    return methods.methods(TINY, VisionSelectorScorer(TINY.hidden_size, 8))
+
+
 def named(name, ratio=0.25):
-    return next(each for each in methods.methods(TINY) if each.name == name), ratio
+    return next(each for each in every_method() if each.name == name), ratio
 
 
 def pixels(numbers=NUMBERS, side=84):
@@ -160,25 +173,83 @@ def test_training_sees_what_generate_sees(cached):
     assert packed.labels[0, len(question.text.split())] == words.encode(question.answer)[0]
 
 
-def test_training_goes_on_where_it_was_interrupted(folder, tmp_path):
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
+@pytest.fixture
+def trainings(folder, tmp_path):
+    """Two folders with the features, for one training that is interrupted and one that is not."""
+    folders = [tmp_path / "whole", tmp_path / "broken"]
+    for each in folders:
+        each.mkdir()
         for file in folder.glob("t*.*"):
-            (tmp_path / name / file.name).symlink_to(file)
-    whole = train.run(TINY, tmp_path / "whole")
-    first = train.Training(TINY, tmp_path / "broken")
+            (each / file.name).symlink_to(file)
+    return folders
+
+
+def test_training_goes_on_where_it_was_interrupted(trainings):
+    undisturbed, broken = trainings
+    whole = train.run(TINY, undisturbed)
+    made = model.untrained(TINY)
+    alignment.Alignment(TINY, broken, made).run()
+    first = train.Training(TINY, broken, made)
     for _ in range(2):
         first.advance()
     first.save()
     first.advance()  # lost
-    second = train.run(TINY, tmp_path / "broken")
+    second = train.run(TINY, broken)
     assert second["sha256"] == whole["sha256"]
     assert [entry["loss"] for entry in second["steps"]] == [entry["loss"] for entry in whole["steps"]]
-    assert whole["steps"][-1]["step"] == TINY.steps + TINY.tuning_steps
-    assert set(whole["steps"][-1]["validation"]) == {*settings.TASKS, "at"}
-    assert model.digest(model.load(tmp_path / "whole" / "checkpoint")) == whole["sha256"]
-    with pytest.raises(ValueError, match=r"train: expected training\.pt of these settings"):
-        train.Training(dataclasses.replace(TINY, learning_rate=1.0), tmp_path / "broken")
+    assert whole["steps"][-1]["step"] == 5
+    assert set(whole["steps"][-1]["all tokens"]) == {*settings.TASKS, "at"}
+    assert model.digest(model.load(undisturbed / "checkpoint")) == whole["sha256"]
+    with pytest.raises(ValueError, match=r"train: expected alignment\.pt of these settings"):
+        train.run(dataclasses.replace(TINY, learning_rate=1.0), broken)
+
+
+def test_the_scorers_training_goes_on_where_it_was_interrupted(trainings, made):
+    undisturbed, broken = trainings
+    for each in trainings:
+        model.save(made, TINY, each / "checkpoint")
+    whole = scorer.run(TINY, undisturbed)
+    first = scorer.ScorerTraining(TINY, broken)
+    first.advance()
+    first.save()
+    first.advance()  # lost
+    second = scorer.run(TINY, broken)
+    found, other = scorer.load(undisturbed).state_dict(), scorer.load(broken).state_dict()
+    assert all(torch.equal(found[name], other[name]) for name in found)
+    assert [entry["loss"] for entry in second["steps"]] == [entry["loss"] for entry in whole["steps"]]
+    assert not torch.equal(found["q_proj.weight"], VisionSelectorScorer(32, scorer.HIDDEN).q_proj.weight)
+    assert model.digest(model.load(undisturbed / "checkpoint")) == model.digest(made)
+
+
+@pytest.mark.parametrize("k", [1, 12, 35])
+def test_the_soft_choice_adds_up_to_k(k):
+    scores = torch.randn(3, 36, dtype=torch.float64, generator=torch.Generator().manual_seed(k), requires_grad=True)
+    shares = scorer.soft_top_k(4 * scores, k)
+    assert torch.allclose(shares.sum(-1), torch.tensor(float(k), dtype=torch.float64))
+    assert torch.equal(shares.argsort(-1), scores.argsort(-1))
+    assert torch.autograd.gradcheck(lambda each: scorer.soft_top_k(each, k), (scores,), atol=1e-4)
+
+
+def test_the_scorer_learns_which_tokens_answers_need(trainings, monkeypatch):
+    """A loss that wants the tokens with a large first feature stands for that of the answers."""
+    model.save(model.untrained(TINY), TINY, trainings[0] / "checkpoint")
+    training = scorer.ScorerTraining(dataclasses.replace(TINY, scorer_steps=60), trainings[0])
+    seen = []
+
+    def logits(made, states, packed, choose):
+        visual = torch.randn(4, 36, 32, generator=torch.Generator().manual_seed(training.step)) + 1
+        seen.append((visual, choose(visual)))
+        return seen[-1]
+
+    monkeypatch.setattr(scorer.train, "logits", logits)
+    monkeypatch.setattr(
+        scorer.train, "answers_loss", lambda found, packed: ((found[0] - found[1])[..., 0].relu() ** 2).mean()
+    )
+    for _ in range(60):
+        training.advance()
+    visual, _ = seen[-1]
+    kept = training.scorer(visual).topk(training.k).indices
+    assert visual[..., 0].gather(-1, kept).mean() > visual[..., 0].mean() + 0.8
 
 
 def test_the_tower_does_not_change(made):
@@ -187,10 +258,52 @@ def test_the_tower_does_not_change(made):
     assert not any(each.requires_grad for each in made.model.vision_tower.parameters())
 
 
-def test_the_learning_rate_rises_and_falls():
-    rates = [train.rate(settings.FULL, step) for step in range(settings.FULL.steps + settings.FULL.tuning_steps)]
-    assert max(rates) == rates[settings.FULL.warm_up - 1] == settings.FULL.learning_rate
-    assert rates[-1] < 1.1 * train.LOWEST_RATE * settings.FULL.learning_rate
+def test_the_learning_rate_rises_and_falls(folder):
+    training = train.Training(dataclasses.replace(TINY, warm_up=2), folder, model.untrained(TINY))
+    rates = []
+    for step in range(training.total):
+        training.step = step
+        rates.append(training.rate())
+    assert rates[0] < rates[1] == max(rates) == TINY.learning_rate
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] > train.LOWEST_RATE * TINY.learning_rate
+
+
+def test_stages_follow_each_other(folder):
+    training = train.Training(TINY, folder, model.untrained(TINY))
+    stages = [training.stage(step) for step in range(training.total)]
+    assert [stage.pooled for stage, _ in stages] == [(2,), (2,), (1, 2), (1, 3), (1, 3)]
+    assert [stage.large for stage, _ in stages] == [False, False, False, True, True]
+    assert [shown for _, shown in stages] == [0, 4, 8, 0, 4]
+
+
+def test_pooled_tokens_are_means_of_rectangles():
+    visual = torch.randn(2, 36, 5)
+    found = train.pooled(visual, 3, 2)
+    rectangles = visual.unflatten(1, (2, 3, 3, 2)).mean((2, 4)).flatten(1, 2)
+    assert torch.allclose(found, rectangles, atol=1e-6)
+    assert torch.equal(train.pooled(visual, 1, 1), visual)
+
+
+def test_a_token_is_to_name_its_cell():
+    given = scenes.scene("training", 3)
+    shares = alignment.named(given, 8).view(8, 8, -1)
+    assert torch.allclose(shares.sum(-1), torch.ones(8, 8))
+    for number, cell in enumerate(scenes.CELLS):
+        row, column = divmod(number, 4)
+        expected = {*cell.split(), *given.things.get(cell, "nothing").split()}
+        for token in shares[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(0, 1):
+            assert {words.WORDS[number] for number in token.nonzero().flatten()} == expected
+
+
+def test_alignment_lets_tokens_name_their_cells(trainings):
+    made = model.untrained(TINY)
+    before = model.digest(made)
+    aligned = alignment.Alignment(dataclasses.replace(TINY, alignment_steps=30), trainings[0], made)
+    first = aligned.loss().item()
+    aligned.run()
+    assert aligned.loss().item() < first - 0.1
+    assert model.digest(made) != before
 
 
 # Methods
@@ -205,9 +318,7 @@ def test_class_attention_of_the_cached_tower_is_that_of_the_tower(cached):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, real, strict=True))
 
 
-@pytest.mark.parametrize(
-    "method", [each for each in methods.methods(TINY) if each.seed in (None, 1)], ids=lambda m: m.name
-)
+@pytest.mark.parametrize("method", [each for each in every_method() if each.seed in (None, 1)], ids=lambda m: m.name)
 def test_every_method_answers(method, cached):
     ratio = method.ratios[-1]
     ready = method.prepare(cached, asked(), ratio)
@@ -259,7 +370,7 @@ def dropped_by_hand(made, inputs, layer, kept):
 
 @pytest.mark.parametrize("of_last_token", [False, True])
 @pytest.mark.parametrize("name", ["fastv", "vtw"])
-def test_masking_a_token_is_dropping_it(name, of_last_token, cached):
+def test_dropping_inside_the_decoder_is_dropping_by_hand(name, of_last_token, cached):
     inputs = model.inputs(["is there a red disc"], NUMBERS[:1], 36)
     visual = inputs["input_ids"] == cached.config.image_token_id
     chosen = []

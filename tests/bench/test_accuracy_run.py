@@ -93,12 +93,12 @@ def test_the_whole_of_it(tiny, capsys):
     assert result["model"]["sha256"][:16] in shown
     assert (tiny / "results" / run.FIGURE).stat().st_size > 10_000
     log = json.loads((tiny / "results" / run.LOG).read_text())
-    assert log["sha256"] == result["model"]["sha256"]
+    assert log["model"]["sha256"] == result["model"]["sha256"]
 
 
 def test_a_second_run_computes_nothing(tiny, monkeypatch, capsys):
     monkeypatch.setattr(run.features.tower, "hidden_states", None)
-    monkeypatch.setattr(run.train.Training, "advance", None)
+    monkeypatch.setattr(run.train.Steps, "advance", None)
     monkeypatch.setattr(run.evaluate, "answered", None)
     assert run.main(["--tiny", "--cache", str(tiny.parent)]) == 0
     assert "Operators and published loops" in capsys.readouterr().out

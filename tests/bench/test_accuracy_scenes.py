@@ -37,18 +37,18 @@ def test_what_is_absent_is_not_there_while_something_like_it_is():
 
 def test_answers_are_those_of_the_scene():
     given = scenes.Scene(
-        "training", 0, {"b 1": "7", "c 2": "red disc", "a 3": "2", "d 3": "blue disc"}, "disc", "red ring"
+        "training", 0, {"b one": "7", "c two": "red disc", "a three": "2", "d three": "blue disc"}, "disc", "red ring"
     )
     found = {(question.task, question.text): question.answer for question in questions.asked(given)}
     assert found["read", "read the digits"] == "7 2"
     assert found["count", "how many disc"] == "2"
     assert found["present", "is there a red ring"] == "no"
     (where,) = [(text, answer) for (task, text), answer in found.items() if task == "where"]
-    assert where in (("where is the red disc", "c 2"), ("where is the blue disc", "d 3"))
+    assert where in (("where is the red disc", "c two"), ("where is the blue disc", "d three"))
     taught = {question.text: question.answer for seed in range(30) for question in taught_at(given, seed)}
-    assert taught["what is at b 1"] == "7"
-    assert taught["what is at a 1"] == "nothing"
-    assert taught["what is at d 3"] == "blue disc"
+    assert taught["what is at b one"] == "7"
+    assert taught["what is at a one"] == "nothing"
+    assert taught["what is at d three"] == "blue disc"
 
 
 def taught_at(given, seed):
@@ -98,7 +98,7 @@ def test_the_tokenizer_of_checkpoints_makes_the_prompts_that_were_trained_on():
     text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=words.CHAT_TEMPLATE)
     text = text.replace(words.IMAGE, words.IMAGE * 5)  # as the processor does
     assert tokenizer(text)["input_ids"] == words.prompt("is there a red ring", 5)
-    assert tokenizer.decode([*words.encode("b 3"), words.NUMBERS[words.END]], skip_special_tokens=True) == "b 3"
+    assert tokenizer.decode([*words.encode("b three"), words.NUMBERS[words.END]], skip_special_tokens=True) == "b three"
 
 
 def test_no_digit_and_no_photograph_is_in_both_splits():
@@ -118,7 +118,7 @@ def test_no_digit_and_no_photograph_is_in_both_splits():
 
 def test_a_picture_shows_the_scene():
     pytest.importorskip("sklearn")
-    given = scenes.Scene("training", 0, {"a 1": "red square", "d 4": "blue square"}, "square", "red ring")
+    given = scenes.Scene("training", 0, {"a one": "red square", "d four": "blue square"}, "square", "red ring")
     picture = scenes.render(given)
     assert picture.size == (scenes.SIDE, scenes.SIDE)
     pixels = np.asarray(picture).astype(int)
@@ -129,3 +129,19 @@ def test_a_picture_shows_the_scene():
     assert np.array_equal(pixels, np.asarray(scenes.render(given)))
     assert scenes.resized(picture, 84, 98).size == (98, 84)
     assert scenes.resized(picture, scenes.SIDE, scenes.SIDE) is picture
+
+
+def test_what_is_asked_for_as_absent_has_colour_and_shape_of_what_is_there():
+    found = 0
+    for number in range(60):
+        given = scenes.scene("held-out", number)
+        colours, shapes = ({pair.split()[place] for pair in given.shapes.values()} for place in (0, 1))
+        absent = questions.asked(given)[-1].text.removeprefix("is there a ")
+        assert absent not in given.things.values()
+        if given.swapped:
+            found += 1
+            assert absent.split()[0] in colours
+            assert absent.split()[1] in shapes
+        else:
+            assert absent == given.absent
+    assert found > 50

@@ -105,3 +105,10 @@ def test_cases_of_the_trained_tower_come_first_where_it_is_installed(monkeypatch
     assert (first.kind, first.depth, first.counts) == ("trained tower", 384, (576,))
     monkeypatch.setattr(inputs, "has_tower", lambda: False)
     assert "trained tower" not in {case.tokens.kind for case in cases.cpu_cases()}
+
+
+def test_no_two_cases_have_one_name(monkeypatch):
+    """A case whose name has begun is left out."""
+    monkeypatch.setattr(inputs, "has_tower", lambda: True)
+    names = [str(case) for case in cases.cpu_cases()]
+    assert len(set(names)) == len(names)

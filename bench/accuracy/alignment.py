@@ -1,0 +1,70 @@
+"""The first training, of the projector alone: each visual token is to name what its cell of the scene holds.
+
+LLaVA aligns its projector with captions. Here every token has a caption of its own: the words of what is in the cell
+around it, "nothing" where that is empty, and of the cell itself. They are words of the decoder's vocabulary: the token
+is to point towards their embeddings, which are trained beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.accuracy import model, questions, scenes, words
+from bench.accuracy.features import TRAINING, opened
+from bench.accuracy.scenes import Scene
+from bench.accuracy.settings import Settings
+from bench.accuracy.steps import Steps
+
+SEED = 9
+SHARPNESS = 16.0
+"""What cosines are multiplied by before their softmax."""
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.02
+PARAMETERS = ("model.multi_modal_projector.", "model.language_model.embed_tokens.")
+
+
+def named(given: Scene, side: int) -> Tensor:
+    """What each token is to name, the words of its cell in equal shares, ``[side * side, words]``.
+
+    Args:
+        given: the scene.
+        side: its tokens in height and width.
+    """
+    shares = torch.zeros(scenes.GRID, scenes.GRID, len(words.WORDS))
+    for cell in scenes.CELLS:
+        column, row = cell.split()
+        there = words.encode(f"{cell} {given.things.get(cell, questions.EMPTY)}")
+        shares[scenes.ROWS.index(row), scenes.COLUMNS.index(column), there] = 1 / len(there)
+    cells = torch.arange(side) * scenes.GRID // side
+    return shares[cells][:, cells].flatten(0, 1)
+
+
+class Alignment(Steps):
+    """The alignment up to some step, in a folder; it changes the model that it is given."""
+
+    what = "alignment"
+
+    def __init__(self, settings: Settings, folder: Path, made: Any) -> None:
+        self.store = opened(settings, folder)[TRAINING]
+        self.model = made
+        every = model.trained_parameters(made)
+        parameters = {name: each for name, each in every.items() if name.startswith(PARAMETERS)}
+        super().__init__(settings, folder / "alignment.pt", settings.alignment_steps, parameters, WEIGHT_DECAY)
+
+    def rate(self) -> float:
+        return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+
+    def loss(self) -> Tensor:
+        part, batch = self.store.part, min(self.settings.alignment_batch, self.settings.training_scenes)
+        rng = np.random.default_rng([SEED, self.step])
+        numbers = rng.choice(self.settings.training_scenes, batch, replace=False).tolist()
+        shares = torch.stack([named(scenes.scene(part.split, part.first + number), part.width) for number in numbers])
+        tokens = self.model.model.multi_modal_projector(model.joined(self.store.read(numbers)))
+        cosines = F.normalize(tokens, dim=-1) @ F.normalize(self.model.get_input_embeddings().weight, dim=-1).T
+        return F.cross_entropy((SHARPNESS * cosines).flatten(0, 1), shares.flatten(0, 1))
