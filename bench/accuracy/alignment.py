@@ -61,9 +61,9 @@ class Alignment(Steps):
         return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * self.step / self.total))
 
     def loss(self) -> Tensor:
-        part, batch = self.store.part, min(self.settings.alignment_batch, self.settings.training_scenes)
+        part, settings = self.store.part, self.settings
         rng = np.random.default_rng([SEED, self.step])
-        numbers = rng.choice(self.settings.training_scenes, batch, replace=False).tolist()
+        numbers = rng.choice(settings.training_scenes, settings.alignment_batch, replace=False).tolist()
         shares = torch.stack([named(scenes.scene(part.split, part.first + number), part.width) for number in numbers])
         tokens = self.model.model.multi_modal_projector(model.joined(self.store.read(numbers)))
         cosines = F.normalize(tokens, dim=-1) @ F.normalize(self.model.get_input_embeddings().weight, dim=-1).T

@@ -48,12 +48,7 @@ def digit(
 
 
 def shape(
-    canvas: Image.Image,
-    corner: tuple[int, int],
-    cell: int,
-    colour: str,
-    kind: str,
-    rng: np.random.Generator,
+    canvas: Image.Image, corner: tuple[int, int], cell: int, colour: str, kind: str, rng: np.random.Generator
 ) -> None:
     """Draws a coloured shape into a cell."""
     (left, top), size = _place(corner, cell, SHAPE_SIZES, rng)

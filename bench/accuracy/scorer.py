@@ -45,10 +45,10 @@ def soft_top_k(scores: Tensor, k: int) -> Tensor:
             middle = (low + high) / 2
             above = torch.sigmoid(scores - middle).sum(-1, keepdim=True) > k
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        share = torch.sigmoid(scores - low)
-        slope = (share * (1 - share)).sum(-1, keepdim=True)
+    share = torch.sigmoid(scores - low)
+    slope = (share * (1 - share)).sum(-1, keepdim=True).detach()
     # A step of Newton's changes the threshold little, and gives it the derivative that it has.
-    threshold = low + (torch.sigmoid(scores - low).sum(-1, keepdim=True) - k) / slope.clamp_min(1e-6)
+    threshold = low + (share.sum(-1, keepdim=True) - k) / slope.clamp_min(1e-6)
     return torch.sigmoid(scores - threshold)
 
 

@@ -107,11 +107,11 @@ class Steps(ABC):
     def advance(self) -> None:
         """One step."""
         start = time.perf_counter()
-        loss = self.loss()
+        loss, rate = self.loss(), self.rate()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = self.rate()
+                group["lr"] = rate
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), LARGEST_GRADIENT)
         for optimizer in self.optimizers:
