@@ -89,7 +89,7 @@ def share(parts: Sequence[Tensor | Copied], rank: int, size: int) -> list[Tensor
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if not _readable(path, Path.is_dir):
         return [path]
     files = sorted(each for each in _readable(path, Path.iterdir) if each.suffix in _SUFFIXES)
     if not files:

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
-    from .distributed.agreement import agree
+    from .distributed.agreement import agree, together
     from .distributed.exchange import Exchange
     from .distributed.selection import Progress
 
@@ -73,16 +73,7 @@ def _select(options: argparse.Namespace) -> None:
     out = Path(options.out)
     exchange = Exchange(None)
     first = exchange.rank == 0
-    _check_out(out, [*options.files, *([] if options.weights is None else [options.weights])], first)
-    everything = open_rows(options.files, options.tensor)
-    parts = share(everything, exchange.rank, exchange.size)
-    weight = None
-    if options.weights is not None:
-        whole = open_weights(options.weights, sum(map(len, everything)))
-        (weight,) = share([whole], exchange.rank, exchange.size)
-    done = torch.empty(0, dtype=torch.int64) if options.resume is None else open_picks(options.resume)
-    if len(done) > options.k:
-        raise ValueError(f"argument --resume: expected at most {options.k:,} row numbers, got {len(done):,}")
+    parts, weight, done = together(exchange, "select", lambda: _opened(options, out, exchange.rank, exchange.size))
     lam = 0.5 if options.lam is None else options.lam
     more, lam, rows = agree(exchange, "select", parts, options.k - len(done), lam, initial=done)
     start = perf_counter()
@@ -118,6 +109,20 @@ def _select(options: argparse.Namespace) -> None:
                 f"{exchange.collectives:,} collectives brought {received:,.1f} MB to each of {exchange.size} processes"
             )
         print(f"wrote {out}")
+
+
+def _opened(options: argparse.Namespace, out: Path, rank: int, size: int) -> tuple[list[Tensor], Tensor | None, Tensor]:
+    """The rows of this process, their weights if the method has some, and the picks that were made before."""
+    _check_out(out, [*options.files, *([] if options.weights is None else [options.weights])], rank == 0)
+    everything = open_rows(options.files, options.tensor)
+    weight = None
+    if options.weights is not None:
+        whole = open_weights(options.weights, sum(map(len, everything)))
+        (weight,) = share([whole], rank, size)
+    done = torch.empty(0, dtype=torch.int64) if options.resume is None else open_picks(options.resume)
+    if len(done) > options.k:
+        raise ValueError(f"argument --resume: expected at most {options.k:,} row numbers, got {len(done):,}")
+    return share(everything, rank, size), weight, done
 
 
 def _check_out(out: Path, inputs: Sequence[str], first: bool) -> None:

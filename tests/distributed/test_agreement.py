@@ -1,13 +1,15 @@
 """A wrong argument on one rank is one error on all of them, and a rank that ends is an error, not a hang."""
 
+import argparse
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from tests.distributed.ranks import Ranks
-from tokenprune_kernels import distributed
+from tokenprune_kernels import distributed, select_command
 
 X = torch.eye(6)
 
@@ -143,6 +145,26 @@ def on_another_set(x, name):
         return distributed.divprune(x, 3).indices
     finally:
         force("")
+
+
+def selects(arguments):
+    parser = argparse.ArgumentParser()
+    select_command.add(parser.add_subparsers())
+    select_command.run(parser.parse_args(["select", *arguments]))
+
+
+def test_a_file_that_one_rank_cannot_read_is_an_error_on_all_ranks(ranks, tmp_path):
+    np.save(tmp_path / "x.npy", X.numpy())
+    names = [str(tmp_path / "x.npy"), str(tmp_path / f"{'é' * 200}.npy")]
+    given = [[name, "--k", "3", "--out", str(tmp_path / "out.npy")] for name in names]
+    whole, cut = ranks.call(selects, given)
+    with pytest.raises(ValueError, match=r"é\.npy: expected a file that can be read"):
+        raise cut
+    with pytest.raises(ValueError, match=r"select: expected valid arguments on all ranks, got on rank 1: .*é"):
+        raise whole
+    assert not (tmp_path / "out.npy").exists()
+    assert ranks.call(selects, [given[0]] * 2) == [None, None]
+    assert np.load(tmp_path / "out.npy").tolist() == torch.ops.tokenprune.divprune(X, 3).tolist()
 
 
 def test_after_an_error_the_next_selection_is_right(ranks):

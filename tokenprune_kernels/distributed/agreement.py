@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,33 @@ from ..checks import check_dense, check_initial
 from ..dispatch import backend_of, build_info
 from ..version import __version__
 from .exchange import Exchange
+
+T = TypeVar("T")
+
+_REFUSED = "refused"
+_MOST_CHARACTERS = 150
+"""Of an error that is sent: six bytes each, if they are escaped, fit into a message."""
+
+
+def together(exchange: Exchange, name: str, prepare: Callable[[], T]) -> T:
+    """What each rank prepares for itself.
+
+    Args:
+        exchange: of the selection.
+        name: of the method or command.
+        prepare: called once.
+
+    Raises:
+        Exception: on this rank, what its call raised.
+        ValueError: on the others, that it did.
+    """
+    try:
+        made = prepare()
+    except Exception as error:
+        _said(exchange, name, {}, error)
+        raise
+    _said(exchange, name, {}, None)
+    return made
 
 
 def agree(
@@ -47,13 +74,7 @@ def agree(
         facts = _facts(name, parts, k, lam, weights or {}, initial)
     except (TypeError, ValueError, RuntimeError) as error:
         mine = error
-        facts = {"refused": str(error)[:200]}
-    ranks = exchange.texts(facts)
-    if mine is not None:
-        raise mine
-    for rank, theirs in enumerate(ranks):
-        if "refused" in theirs:
-            raise ValueError(f"{name}: expected valid arguments on all ranks, got on rank {rank}: {theirs['refused']}")
+    ranks = _said(exchange, name, facts, mine)
     for what, value in ranks[0].items():
         for rank, theirs in enumerate(ranks):
             if what != "rows" and theirs[what] != value:
@@ -71,6 +92,17 @@ def agree(
     if given:
         _check_rows(name, initial, count)
     return k, float(facts["lam"]), rows
+
+
+def _said(exchange: Exchange, name: str, facts: dict[str, Any], mine: Exception | None) -> Sequence[dict[str, Any]]:
+    """The facts of each rank. An error of one rank is raised on all."""
+    ranks = exchange.texts(facts if mine is None else {_REFUSED: str(mine)[:_MOST_CHARACTERS]})
+    if mine is not None:
+        raise mine
+    for rank, theirs in enumerate(ranks):
+        if _REFUSED in theirs:
+            raise ValueError(f"{name}: expected valid arguments on all ranks, got on rank {rank}: {theirs[_REFUSED]}")
+    return ranks
 
 
 def _check_rows(name: str, initial: Tensor, count: int) -> None:
