@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.accuracy import model, questions, scenes, words
-from bench.accuracy.features import TRAINING, opened
+from bench.accuracy.features import opened, training
 from bench.accuracy.scenes import Scene
 from bench.accuracy.settings import Settings
 from bench.accuracy.steps import Steps
@@ -36,13 +36,11 @@ def named(given: Scene, side: int) -> Tensor:
         given: the scene.
         side: its tokens in height and width.
     """
-    shares = torch.zeros(scenes.GRID, scenes.GRID, len(words.WORDS))
-    for cell in scenes.CELLS:
-        column, row = cell.split()
+    shares = torch.zeros(len(scenes.CELLS), len(words.WORDS))
+    for number, cell in enumerate(scenes.CELLS):
         there = words.encode(f"{cell} {given.things.get(cell, questions.EMPTY)}")
-        shares[scenes.ROWS.index(row), scenes.COLUMNS.index(column), there] = 1 / len(there)
-    cells = torch.arange(side) * scenes.GRID // side
-    return shares[cells][:, cells].flatten(0, 1)
+        shares[number, there] = 1 / len(there)
+    return shares[torch.from_numpy(scenes.cells_of_tokens(side)).flatten()]
 
 
 class Alignment(Steps):
@@ -51,7 +49,7 @@ class Alignment(Steps):
     what = "alignment"
 
     def __init__(self, settings: Settings, folder: Path, made: Any) -> None:
-        self.store = opened(settings, folder)[TRAINING]
+        self.store = opened(settings, folder)[training(settings.side)]
         self.model = made
         every = model.trained_parameters(made)
         parameters = {name: each for name, each in every.items() if name.startswith(PARAMETERS)}
@@ -63,7 +61,7 @@ class Alignment(Steps):
     def loss(self) -> Tensor:
         part, settings = self.store.part, self.settings
         rng = np.random.default_rng([SEED, self.step])
-        numbers = rng.choice(settings.training_scenes, settings.alignment_batch, replace=False).tolist()
+        numbers = rng.choice(settings.training_scenes[0][1], settings.alignment_batch, replace=False).tolist()
         shares = torch.stack([named(scenes.scene(part.split, part.first + number), part.width) for number in numbers])
         tokens = self.model.model.multi_modal_projector(model.joined(self.store.read(numbers)))
         cosines = F.normalize(tokens, dim=-1) @ F.normalize(self.model.get_input_embeddings().weight, dim=-1).T

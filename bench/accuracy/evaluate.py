@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
+import queue
 import re
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +102,10 @@ def answered(made: Any, cell: Cell, store: Features, given: Sequence[Sequence[Qu
             for place in range(len(given[0])):
                 inputs = model.inputs([given[n][place].text for n in numbers], numbers, store.part.tokens)
                 question = inputs["input_ids"][:, 1 + store.part.tokens :]
-                if prefix is None:
+                if prefix is None:  # none of this picture, or what it would begin with is padded
                     ready = cell.method.prepare(made, inputs, cell.ratio)
-                    prefix = Prefix.of(made, ready, question.shape[1]) if cell.method.by_picture else None
+                    if cell.method.by_picture and bool(ready["attention_mask"].all()):
+                        prefix = Prefix.of(made, ready, question.shape[1])
                 if prefix is not None:
                     ready = prefix.ready(question)
                 with cell.method.during(made, inputs, cell.ratio):
@@ -126,28 +130,95 @@ def _seen(made: Any, cell: Cell, in_prompt: float) -> float:
     return in_prompt
 
 
+class Answering:
+    """What it takes to answer any cell.
+
+    Args:
+        settings: sizes and seeds.
+        folder: of the features, the checkpoint and the answers.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        checkpoint = folder / "checkpoint"
+        if not checkpoint.exists():
+            raise ValueError("evaluate: expected a checkpoint, got none; `python -m bench accuracy train` makes it")
+        self.made, learned = model.load(checkpoint), scorer.load(folder)
+        self.cells = cells(settings, learned)
+        self._of = [model.digest(model.trained_parameters(self.made)), model.digest(learned.state_dict())]
+        self._kept = folder / "answers"
+        self._kept.mkdir(parents=True, exist_ok=True)
+        self._stores, self._given = opened(settings, folder), asked(settings)
+
+    def kept(self, cell: Cell) -> dict[str, Any] | None:
+        """The answers of this model and scorer that are there already."""
+        file = self._kept / f"{cell.name}.json"
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return found if found.get("of") == self._of else None
+
+    def answer(self, cell: Cell) -> None:
+        """Answers a cell and keeps the answers."""
+        store = self._stores[f"held-out-{cell.ratio:g}" if cell.method.name == DOWNSAMPLED else HELD_OUT]
+        found = {"of": self._of, **answered(self.made, cell, store, self._given)}
+        file = self._kept / f"{cell.name}.json"
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(found))
+        partial.replace(file)
+
+
+def _work(settings: Settings, folder: Path, left: Sequence[int], taken: Any, done: Any) -> None:
+    """What a process of ``run`` does: it takes a cell that none has taken, until there is none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    torch.set_num_threads(1)
+    here = Answering(settings, folder)
+    while True:
+        with taken.get_lock():
+            place = taken.value
+            taken.value += 1
+        if place >= len(left):
+            return
+        cell = here.cells[left[place]]
+        here.answer(cell)
+        done.put(f"{cell.method.name} at {cell.ratio:g}")
+
+
 def run(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]:
-    """The answers of every cell, by its name; those that are kept already are read."""
-    kept = folder / "answers"
-    kept.mkdir(parents=True, exist_ok=True)
-    stores, given = opened(settings, folder), asked(settings)
-    checkpoint = folder / "checkpoint"
-    if not checkpoint.exists():
-        raise ValueError("evaluate: expected a checkpoint, got none; `python -m bench accuracy train` makes it")
-    made, learned = model.load(checkpoint), scorer.load(folder)
-    digest = model.digest(made)
-    found = {}
-    every = cells(settings, learned)
-    with Progress(len(every)) as progress:
-        for cell in every:
-            progress.step(f"evaluation: {cell.method.name} at {cell.ratio:g}")
-            file = kept / f"{cell.name}.json"
-            made_here = json.loads(file.read_text()) if file.exists() else {}
-            if made_here.get("sha256") != digest:
-                store = stores[f"held-out-{cell.ratio:g}" if cell.method.name == DOWNSAMPLED else HELD_OUT]
-                made_here = {"sha256": digest, **answered(made, cell, store, given)}
-                partial = file.with_suffix(".partial")
-                partial.write_text(json.dumps(made_here))
-                partial.replace(file)
-            found[cell.name] = made_here
-    return found
+    """The answers of every cell, by its name; those that are kept already are read.
+
+    There are as many processes as torch has threads, with one thread each: a decoder this small gains little from a
+    second one. An interruption loses the cells that they are at.
+
+    Raises:
+        ValueError: if there is no checkpoint, or a process has ended.
+    """
+    here = Answering(settings, folder)
+    left = [number for number, cell in enumerate(here.cells) if here.kept(cell) is None]
+    spawned = multiprocessing.get_context("spawn")
+    taken, done = spawned.Value("q", 0), spawned.Queue()
+    processes = [
+        spawned.Process(target=_work, args=(settings, folder, left, taken, done), daemon=True)
+        for _ in range(min(torch.get_num_threads(), len(left)))
+    ]
+    try:
+        for process in processes:
+            process.start()
+        with Progress(len(here.cells)) as progress:
+            for _ in range(len(here.cells) - len(left)):
+                progress.step("evaluation: goes on")
+            for _ in left:
+                progress.step(f"evaluation: {_next(done, processes)}")
+    finally:
+        for process in processes:
+            process.terminate()
+    return {cell.name: here.kept(cell) or {} for cell in here.cells}
+
+
+def _next(done: Any, processes: Sequence[Any]) -> str:
+    """The cell that is done next."""
+    while True:
+        ended = [process.exitcode for process in processes if process.exitcode is not None]
+        try:
+            found: str = done.get(timeout=1)
+            return found
+        except queue.Empty:
+            if any(ended) or len(ended) == len(processes):
+                raise ValueError("evaluate: expected its processes to go on, got one that has ended") from None

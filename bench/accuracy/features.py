@@ -23,7 +23,7 @@ from tokenprune_kernels.analysis.progress import Progress
 from tokenprune_kernels.calls import kept_count
 
 CHUNK = 8  # pictures
-TRAINING, TUNING, HELD_OUT = "training", "tuning", "held-out"
+HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,23 @@ class Part:
         return self.height * self.width
 
 
+def training(side: int) -> str:
+    """The name of the part with training pictures of that side."""
+    return f"training-{side}"
+
+
 def parts(settings: Settings) -> dict[str, Part]:
     """Everything that training and evaluation read, by name."""
-    small, large = settings.small_side // tower.PATCH, settings.large_side // tower.PATCH
-    training, tuning = (
-        each + settings.validation_scenes for each in (settings.training_scenes, settings.tuning_scenes)
-    )
     held_out, tokens = settings.held_out_scenes, tower.feature_layers(settings)
-    made = [
-        Part(TRAINING, material.TRAINING, 0, training, small, small, tokens, "float16"),
-        Part(TUNING, material.TRAINING, training, tuning, large, large, tokens, "float16"),
-        Part(HELD_OUT, material.HELD_OUT, 0, held_out, large, large, tower.attention_layers(settings), "float32"),
-    ]
+    made, first = [], 0
+    for side, scenes_of_side in settings.training_scenes:
+        count, edge = scenes_of_side + settings.validation_scenes, side // tower.PATCH
+        made.append(Part(training(side), material.TRAINING, first, count, edge, edge, tokens, "float16"))
+        first += count
+    edge = settings.side // tower.PATCH
+    made.append(Part(HELD_OUT, material.HELD_OUT, 0, held_out, edge, edge, tower.attention_layers(settings), "float32"))
     for ratio in RATIOS:
-        height, width = downsampled(large, ratio)
+        height, width = downsampled(edge, ratio)
         made.append(Part(f"held-out-{ratio:g}", material.HELD_OUT, 0, held_out, height, width, tokens, "float32"))
     return {part.name: part for part in made}
 
@@ -138,7 +141,7 @@ class Features:
             self._opened = np.load(self._array, mmap_mode="r") if self._array.exists() else None
         if self._opened is None or max(numbers) >= self.done:
             raise ValueError(f"features: expected {max(numbers) + 1} scenes in {self._array.name}, got {self.done}")
-        return torch.from_numpy(self._opened[list(numbers)].astype(np.float32))
+        return torch.from_numpy(self._opened[list(numbers)].astype(np.float32, copy=False))
 
 
 def opened(settings: Settings, folder: Path) -> dict[str, Features]:

@@ -37,8 +37,8 @@ def save(result: dict[str, Any], path: Path) -> None:
     for panel, task in zip(axes, PANELS, strict=True):
         panel.axhline(100 * whole["scores"][task][0], color="black", linewidth=0.8, linestyle=":")
         for name, colour in SHOWN.items():
-            own = sorted((row for row in rows if row["method"] == name), key=lambda row: row["ratio"])
-            shares = [100 * row["ratio"] for row in own]
+            own = sorted((row for row in rows if row["method"] == name), key=lambda row: row["tokens"])
+            shares = [100 * row["tokens"] / whole["tokens"] for row in own]
             mean, low, high = ([100 * row["scores"][task][i] for row in own] for i in range(3))
             panel.plot(
                 shares, mean, color=colour, marker="o", ms=3, lw=1.4, ls="--" if name in DASHED else "-", label=name
@@ -49,7 +49,7 @@ def save(result: dict[str, Any], path: Path) -> None:
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
         panel.set_title("mean of the tasks" if task == ALL else task, fontsize=10)
-        panel.set_xlabel("% of the tokens", fontsize=8)
+        panel.set_xlabel("% of the tokens, averaged over the layers", fontsize=8)
         panel.tick_params(labelsize=8)
     axes[0].set_ylabel("% right", fontsize=8)
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SHOWN), fontsize=8)

@@ -33,6 +33,7 @@ SCENES_OF_A_SEED = 1_000_000
 """What tells the random choices of a seed from those of the next."""
 
 DIVPRUNE, RANDOM, DOWNSAMPLED, UNPRUNED = "DivPrune", "random", "downsampled picture", "no pruning"
+PRUMERGE, PRUMERGE_RANDOM = "PruMerge", "random, as many as PruMerge"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def methods(settings: Settings, scorer: Callable[[Tensor], Tensor] | None = None
         _in_decoder(FASTV_LAST, functools.partial(_fastv, of_last_token=True)),
         # A share of 5 % would be that of 10 %: no fewer than one layer sees the tokens.
         _in_decoder(VTW, _vtw, ratios=RATIOS[:3]),
-        Method("PruMerge", _prumerge, ratios=(1.0,), by_picture=False),
+        Method(PRUMERGE, _prumerge, ratios=(1.0,), by_picture=False),
+        Method(PRUMERGE_RANDOM, _random_outliers, ratios=(1.0,), by_picture=False),
         Method("uniform grid", lambda made, inputs, ratio: _given(made, inputs, ratio, _grid)),
         *(_random(seed) for seed in range(settings.random_seeds)),
         Method(DOWNSAMPLED, lambda made, inputs, ratio: inputs),
@@ -177,28 +179,51 @@ def _vtw(made: Any, inputs: Inputs, ratio: float) -> contextlib.AbstractContextM
 def _prumerge(made: Any, inputs: Inputs, ratio: float) -> Ready:
     """The outliers of class attention, each with its nearest neighbours by the tower's keys merged into it.
 
-    PruMerge merges the tower's tokens, before the projector (arXiv 2403.15388, section 3.3).
+    PruMerge merges the tower's tokens, before the projector (arXiv 2403.15388, section 3.3). Its code adds one more
+    token, the sum of all others, which the paper does not have.
     """
     inner = made.model
     with torch.no_grad():
-        output = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True, return_dict=True)
-        attention = class_attention(made, inputs, output.hidden_states)
+        output, attention, outliers = _outliers(made, inputs)
         joined = torch.cat([output.hidden_states[place] for place in made.config.vision_feature_layer], dim=-1)
         layer = [each for each in inner.vision_tower.modules() if hasattr(each, "norm1")][-2]
         keys = layer.attention.k_proj(layer.norm1(output.hidden_states[-3]))[:, 1:]
-        outliers = baselines.outliers(attention)
-        # A picture without outliers would keep nothing: its most attended token stays.
-        outliers |= ~outliers.any(-1, keepdim=True) & (attention == attention.amax(-1, keepdim=True))
         merged = []
         for x, weight, key, kept in zip(joined[:, 1:], attention, keys, outliers, strict=True):
             x = x.clone()
             rows = kept.nonzero().squeeze(-1)
             x[rows] = baselines.merge(x, weight, rows, key)
             merged.append(inner.multi_modal_projector(x))
-    k = outliers.sum(-1).tolist()
-    pruned = prune_inputs(made, inputs, method="idpruner", lam=1.0, k=k, importance=outliers.float())
+    pruned = _kept(made, inputs, outliers)
     kept_tokens = [tokens[rows] for tokens, rows in zip(merged, pruned.kept_indices, strict=True)]
     return _with_tokens(pruned, kept_tokens)
+
+
+def _random_outliers(made: Any, inputs: Inputs, ratio: float) -> Ready:
+    """What PruMerge is compared with: as many tokens of each picture as it keeps, chosen at random and not merged."""
+    with torch.no_grad():
+        _, _, outliers = _outliers(made, inputs)
+    pictures = inputs["pixel_values"].flatten().tolist()
+    for row, picture in zip(outliers, pictures, strict=True):
+        chosen = baselines.random(len(row), int(row.sum()), picture)
+        row.zero_()[chosen] = True
+    return _kept(made, inputs, outliers)
+
+
+def _outliers(made: Any, inputs: Inputs) -> tuple[Any, Tensor, Tensor]:
+    """The tower's output, its class attention, and which tokens are outliers of that, ``[B, N]``."""
+    output = made.model.vision_tower(inputs["pixel_values"], output_hidden_states=True, return_dict=True)
+    attention = class_attention(made, inputs, output.hidden_states)
+    outliers = baselines.outliers(attention)
+    # A picture without outliers would keep nothing: its most attended token stays.
+    outliers |= ~outliers.any(-1, keepdim=True) & (attention == attention.amax(-1, keepdim=True))
+    return output, attention, outliers
+
+
+def _kept(made: Any, inputs: Inputs, kept: Tensor) -> Any:
+    """Prunes to the tokens of a mask ``[B, N]``."""
+    k = kept.sum(-1).tolist()
+    return prune_inputs(made, inputs, method="idpruner", lam=1.0, k=k, importance=kept.float())
 
 
 def _with_tokens(pruned: Any, tokens: list[Tensor]) -> Ready:

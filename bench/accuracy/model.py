@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def configuration(settings: Settings) -> transformers.LlavaConfig:
         vision_config=tower.configuration(settings),
         text_config=text,
         image_token_index=words.NUMBERS[words.IMAGE],
-        image_seq_length=(settings.large_side // tower.PATCH) ** 2,
+        image_seq_length=(settings.side // tower.PATCH) ** 2,
         vision_feature_layer=list(tower.feature_layers(settings)),
         vision_feature_select_strategy="default",
     )
@@ -64,10 +64,10 @@ def joined(states: Tensor) -> Tensor:
     return torch.cat(states.unbind(1), dim=-1)[:, 1:]
 
 
-def digest(made: transformers.LlavaForConditionalGeneration) -> str:
-    """A sha256 of the trained parameters, whatever file they are in."""
+def digest(parameters: Mapping[str, Tensor]) -> str:
+    """A sha256 of parameters, whatever file they are in."""
     found = hashlib.sha256()
-    for name, each in sorted(trained_parameters(made).items()):
+    for name, each in sorted(parameters.items()):
         found.update(name.encode())
         found.update(each.detach().contiguous().numpy().tobytes())
     return found.hexdigest()
@@ -77,9 +77,9 @@ def processor(settings: Settings) -> Any:
     """What makes the model's inputs of a chat with a picture, for checkpoints."""
     # Of two image processors, the one that needs no torchvision.
     image_processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
-    side = {"height": settings.large_side, "width": settings.large_side}
+    side = {"height": settings.side, "width": settings.side}
     pixels = image_processor(
-        do_resize=settings.large_side != scenes.SIDE,
+        do_resize=settings.side != scenes.SIDE,
         size=side,
         resample=1,  # Pillow's number of LANCZOS
         do_center_crop=False,

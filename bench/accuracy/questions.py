@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.accuracy.scenes import CELLS, Scene
+from bench.accuracy.scenes import CELLS, ROWS, Scene
 
 EMPTY = "nothing"
 
@@ -44,12 +44,16 @@ def asked(given: Scene) -> list[Question]:
 
 
 def taught(given: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions of one step of the training: those of the tasks, and what is in a cell, which is not evaluated."""
+    """The questions of one step of the training.
+
+    They are those of the tasks, the digits of one row, and what is in a cell. The last two are not evaluated: they are
+    steps on the way to reading, and of each scene there are too many to be learned by heart.
+    """
     cells, every = list(given.shapes), list(given.things)
     words = sorted({word for pair in given.shapes.values() for word in pair.split()[1:]} | {given.counted})
     return [
         _read(given),
-        _where(given, cells[rng.integers(len(cells))]),
+        _read_row(given, ROWS[rng.integers(len(ROWS))]),
         _where(given, cells[rng.integers(len(cells))]),
         _count(given, given.counted),
         _count(given, words[rng.integers(len(words))]),
@@ -81,6 +85,11 @@ def read_share(answer: str, expected: str) -> float:
 
 def _read(given: Scene) -> Question:
     return Question("read", "read the digits", " ".join(given.digits))
+
+
+def _read_row(given: Scene, row: str) -> Question:
+    digits = [thing for cell, thing in given.things.items() if cell.endswith(row) and " " not in thing]
+    return Question("row", f"read the digits at {row}", " ".join(digits) or EMPTY)
 
 
 def _where(given: Scene, cell: str) -> Question:

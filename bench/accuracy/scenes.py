@@ -5,9 +5,11 @@ A scene follows from its split and its number alone. A cell is a column letter a
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.accuracy import drawing, material
@@ -80,6 +82,11 @@ def scene(split: str, number: int) -> Scene:
     placed = pairs + digits
     cells = rng.permutation(len(CELLS))[: len(placed)]
     things = {CELLS[cell]: thing for cell, thing in sorted(zip(cells.tolist(), placed, strict=True))}
+    return Scene(split, number, things, counted, _lure(pairs, rng))
+
+
+def _lure(pairs: Collection[str], rng: np.random.Generator) -> str:
+    """A coloured shape that is none of those, while another one has its colour or shape."""
     alike = {word for pair in pairs for word in pair.split()}
     lures = [
         f"{colour} {shape}"
@@ -87,7 +94,30 @@ def scene(split: str, number: int) -> Scene:
         for shape in SHAPES
         if f"{colour} {shape}" not in pairs and (colour in alike or shape in alike)
     ]
-    return Scene(split, number, things, counted, str(rng.choice(lures)))
+    return str(rng.choice(lures))
+
+
+def joined(first: Scene, second: Scene, from_second: Sequence[bool], rng: np.random.Generator) -> Scene | None:
+    """A scene with some cells of a second one; None where no scene would be like that.
+
+    Args:
+        first: what the other cells are of.
+        second: what these are of.
+        from_second: for each of ``CELLS``, whether it is of the second.
+        rng: of what is asked about it.
+    """
+    sources = {cell: second if of_second else first for cell, of_second in zip(CELLS, from_second, strict=True)}
+    things = {cell: source.things[cell] for cell, source in sources.items() if cell in source.things}
+    pairs = [thing for thing in things.values() if " " in thing]
+    if not pairs or len(set(pairs)) < len(pairs) or not DIGITS[0] <= len(things) - len(pairs) <= DIGITS[1]:
+        return None
+    return Scene(first.split, first.number, things, str(rng.choice(SHAPES)), _lure(pairs, rng))
+
+
+def cells_of_tokens(side: int) -> NDArray[np.int64]:
+    """The number in ``CELLS`` of the cell that each token of a picture lies in, ``[side, side]``."""
+    places = np.arange(side) * GRID // side
+    return places[:, None] * GRID + places
 
 
 def render(given: Scene) -> Image.Image:

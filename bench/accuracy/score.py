@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.accuracy import evaluate, questions
 from bench.accuracy.evaluate import Cell
-from bench.accuracy.methods import DOWNSAMPLED, RANDOM, UNPRUNED
+from bench.accuracy.methods import DOWNSAMPLED, PRUMERGE, PRUMERGE_RANDOM, RANDOM, UNPRUNED, Method
 from bench.accuracy.questions import Question
 from bench.accuracy.settings import TASKS, Settings
 
@@ -74,7 +74,7 @@ def summarised(settings: Settings, found: dict[str, dict[str, Any]]) -> list[dic
             "scores": {task: bootstrap.interval(values) for task, values in own.items()},
             "minus": {
                 other: {task: bootstrap.interval(own[task] - theirs[task]) for task in own}
-                for other, theirs in _others(means, name, ratio).items()
+                for other, theirs in _others(means, method, ratio).items()
             },
         }
         if len(group) > 1:
@@ -92,11 +92,12 @@ def summarised(settings: Settings, found: dict[str, dict[str, Any]]) -> list[dic
     return rows
 
 
-def _others(means: dict[tuple[str, float], Scores], name: str, ratio: float) -> dict[str, Scores]:
-    """What a row is compared with: the unpruned model, and at its share random choice and downsampling."""
-    others = {UNPRUNED: means[UNPRUNED, 1.0]}
-    others |= {other: means[other, ratio] for other in (RANDOM, DOWNSAMPLED) if (other, ratio) in means}
-    return {other: theirs for other, theirs in others.items() if other != name}
+def _others(means: dict[tuple[str, float], Scores], method: Method, ratio: float) -> dict[str, Scores]:
+    """What a row is compared with: the unpruned model, and at its share random choice, downsampling, its operator."""
+    own = [RANDOM, DOWNSAMPLED, method.instead_of, PRUMERGE_RANDOM if method.name == PRUMERGE else None]
+    others = {other: means[other, ratio] for other in own if other is not None and (other, ratio) in means}
+    others[UNPRUNED] = means[UNPRUNED, 1.0]
+    return {other: theirs for other, theirs in others.items() if other != method.name}
 
 
 def _named(settings: Settings, name: str) -> Any:

@@ -12,16 +12,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.accuracy import model, train
-from bench.accuracy.features import TUNING, opened
+from bench.accuracy import model, questions, scenes, train
+from bench.accuracy.features import opened, training
 from bench.accuracy.settings import Settings
 from bench.accuracy.steps import Steps
 from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
+SEED = 4
 HIDDEN = 64
 RATIO = 0.2
 """The share of the tokens in training, as in the paper."""
@@ -58,21 +60,25 @@ class ScorerTraining(Steps):
     what = "scorer"
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        self.store = opened(settings, folder)[TUNING]
+        self.store = opened(settings, folder)[training(settings.side)]
         self.model = model.load(folder / "checkpoint").requires_grad_(False)
         torch.manual_seed(model.SEED)
         self.scorer = VisionSelectorScorer(settings.hidden_size, HIDDEN)
         self.k = round(RATIO * self.store.part.tokens)
         parameters = dict(self.scorer.named_parameters())
-        super().__init__(settings, folder / "scorer.pt", settings.scorer_steps, parameters, 0.0)
+        of = model.digest(model.trained_parameters(self.model))
+        super().__init__(settings, folder / "scorer.pt", settings.scorer_steps, parameters, 0.0, of=of)
 
     def rate(self) -> float:
         return LEARNING_RATE * (1 - self.step / self.total)
 
     def loss(self) -> Tensor:
-        batch, count = self.settings.stages[-1].batch, self.settings.tuning_scenes
-        numbers = [(self.step * batch + place) % count for place in range(batch)]
-        packed = train.asked(self.step, self.store.part, numbers, self.store.part.tokens)
+        rng = np.random.default_rng([SEED, self.step])
+        count = self.settings.training_scenes[0][1]
+        numbers = rng.choice(count, self.settings.scorer_batch, replace=False).tolist()
+        part = self.store.part
+        given = [scenes.scene(part.split, part.first + number) for number in numbers]
+        packed = train.Packed([questions.taught(each, rng) for each in given], part.tokens)
         shares: list[Tensor] = []
 
         def choose(visual: Tensor) -> Tensor:
@@ -83,6 +89,21 @@ class ScorerTraining(Steps):
             predicted = train.logits(self.model, self.store.read(numbers), packed, choose)
         undecided = (shares[0] * (1 - shares[0])).mean()
         return train.answers_loss(predicted, packed) + SOFTNESS * (self.step / self.total) * undecided
+
+    def validated(self) -> dict[str, Any]:
+        """At the end, what is right on scenes that were kept aside, with the k tokens of the hard choice alone."""
+        if self.step < self.total:
+            return {}
+
+        def keep(visual: Tensor) -> Tensor:
+            rows = self.scorer(visual).topk(self.k).indices.sort().values
+            return visual.take_along_dim(rows.unsqueeze(-1), dim=1)
+
+        count, every = self.settings.validation_scenes, self.store.part.tokens
+        return {
+            "hard choice": train.right(self.model, self.store, count, self.k, keep),
+            "all tokens": train.right(self.model, self.store, count, every, lambda visual: visual),
+        }
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.accuracy.muon import Muon
 from bench.accuracy.settings import Settings
 from tokenprune_kernels.analysis.progress import Progress
 
@@ -42,6 +43,7 @@ class Steps(ABC):
         parameters: those that training changes, by name.
         decay: the weight decay of matrices; that of vectors is zero.
         by_muon: the names of Muon's matrices.
+        of: what else the state depends on; a file with another one is refused.
     """
 
     what: str
@@ -54,8 +56,10 @@ class Steps(ABC):
         parameters: dict[str, nn.Parameter],
         decay: float,
         by_muon: Collection[str] = (),
+        of: str = "",
     ) -> None:
         self.settings = settings
+        self._of = {"settings": settings.as_result(), "of": of}
         self.total = total
         self.parameters = parameters
         others = [each for name, each in parameters.items() if name not in by_muon]
@@ -65,10 +69,7 @@ class Steps(ABC):
         ]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=BETAS)]
         if by_muon:
-            matrices = [parameters[name] for name in by_muon]
-            # Its steps are then as large as AdamW's, and one learning rate serves both.
-            muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-            self.optimizers.append(muon)
+            self.optimizers.append(Muon([parameters[name] for name in by_muon], decay))
         self.mixed = mixed_precision()
         self.step = 0
         self.seconds = 0.0
@@ -139,7 +140,7 @@ class Steps(ABC):
     def save(self) -> None:
         """Writes the state; a reader never finds half of it."""
         state = {
-            "settings": self.settings.as_result(),
+            **self._of,
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
@@ -152,9 +153,10 @@ class Steps(ABC):
 
     def _restore(self) -> None:
         state = torch.load(self._file, weights_only=True)
-        if state["settings"] != self.settings.as_result():
+        if any(state.get(name) != value for name, value in self._of.items()):
             raise ValueError(
-                f"train: expected {self._file.name} of these settings, got another's; remove it or name another folder"
+                f"train: expected {self._file.name} of these settings and this model, got another's; remove it or "
+                "name another folder"
             )
         with torch.no_grad():
             for name, value in state["model"].items():

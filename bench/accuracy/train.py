@@ -6,8 +6,8 @@ the model never sees a pruned picture before it is measured on some.
 
 It goes from few tokens to many: the fewer there are, the sooner attention finds the one that a question is about. First
 come the means over squares of tokens, as many as there are cells, then over smaller squares, then over rectangles of
-many shapes, all tokens among them. So the decoder reads pictures of many resolutions, as those of users do, and does
-not count on one number of tokens for a thing.
+many shapes, and smaller pictures. So the decoder reads pictures of many resolutions, as those of users do, and does not
+count on one number of tokens for a thing. Cells of pictures are mixed, so that no scene is seen twice.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.accuracy import model, questions, scenes, tower, words
+from bench.accuracy import model, questions, scenes, words
 from bench.accuracy.alignment import Alignment
-from bench.accuracy.features import TRAINING, TUNING, Features, Part, opened
+from bench.accuracy.features import Features, opened, training
+from bench.accuracy.mixing import mixed
 from bench.accuracy.questions import Question
 from bench.accuracy.settings import Settings, Stage
 from bench.accuracy.steps import Steps
@@ -107,13 +108,6 @@ def logits(
     return made.lm_head(output.last_hidden_state[:, embeddings.shape[1] - packed.ids.shape[1] :])
 
 
-def asked(step: int, part: Part, numbers: Sequence[int], tokens: int) -> Packed:
-    """The questions of a step about some scenes, behind pictures of so many tokens."""
-    rng = np.random.default_rng([SEED, step])
-    given = [scenes.scene(part.split, part.first + number) for number in numbers]
-    return Packed([questions.taught(each, rng) for each in given], tokens)
-
-
 def pooled(visual: Tensor, height: int, width: int) -> Tensor:
     """The means over rectangles of so many of a square picture's tokens, ``[B, side * side, D]``."""
     side = math.isqrt(visual.shape[1])
@@ -123,6 +117,31 @@ def pooled(visual: Tensor, height: int, width: int) -> Tensor:
 def answers_loss(predicted: Tensor, packed: Packed) -> Tensor:
     """The mean cross-entropy of the answers."""
     return F.cross_entropy(predicted.float().flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def right(made: Any, store: Features, count: int, tokens: int, change: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """The share of the last scenes of a part on which all answers of a task are right, word by word.
+
+    Args:
+        made: the model.
+        store: the features of the part.
+        count: how many scenes.
+        tokens: how many visual tokens are left of a picture.
+        change: what leaves them.
+    """
+    part = store.part
+    rng = np.random.default_rng([SEED, 0])
+    found: dict[str, list[bool]] = {}
+    was_training = made.training
+    made.eval()
+    for number in range(part.count - count, part.count):
+        packed = Packed([questions.taught(scenes.scene(part.split, part.first + number), rng)], tokens)
+        same = logits(made, store.read([number]), packed, change).argmax(-1) == packed.labels
+        for task, name in enumerate(packed.names):
+            found.setdefault(name, []).append(bool(same[packed.tasks == task].all()))
+    made.train(was_training)
+    return {name: round(sum(each) / len(each), 3) for name, each in found.items()}
 
 
 class Training(Steps):
@@ -146,69 +165,45 @@ class Training(Steps):
         falling = LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
         return self.settings.learning_rate * min((self.step + 1) / warm_up, falling)
 
-    def stage(self, step: int) -> tuple[Stage, int]:
-        """That of a step, and how many pictures of its size were shown before."""
-        shown = {False: 0, True: 0}
+    def stage(self, step: int) -> Stage:
+        """That of a step."""
         for each in self.settings.stages:
             if step < each.steps:
                 break
             step -= each.steps
-            shown[each.large] += each.steps * each.batch
-        return each, shown[each.large] + step * each.batch
+        return each
 
     def loss(self) -> Tensor:
-        stage, shown = self.stage(self.step)
-        store = self._store(stage)
-        numbers = self._numbers(stage, shown)
-        height, width = np.random.default_rng([SEED, self.step, 1]).choice(stage.pooled, 2).tolist()
-        part = store.part
-        packed = asked(self.step, part, numbers, (part.height // height) * (part.width // width))
+        stage = self.stage(self.step)
+        rng = np.random.default_rng([SEED, self.step])
+        every = self.settings.training_scenes
+        smaller = stage.smaller and rng.random() < 0.5
+        side, count = every[rng.integers(1, len(every))] if smaller else every[0]
+        height, width = (1, 1) if smaller else rng.choice(stage.pooled, 2).tolist()
+        store = self.features[training(side)]
+        numbers, part = rng.choice(count, stage.batch, replace=False).tolist(), store.part
+        drawn = [scenes.scene(part.split, part.first + number) for number in numbers]
+        given, states = mixed(drawn, store.read(numbers), rng)
+        taught = [questions.taught(each, rng) for each in given]
+        packed = Packed(taught, (part.height // height) * (part.width // width))
         with self.products():
-            predicted = logits(self.model, store.read(numbers), packed, lambda each: pooled(each, height, width))
+            predicted = logits(self.model, states, packed, lambda each: pooled(each, height, width))
         return answers_loss(predicted, packed)
 
-    def _store(self, stage: Stage) -> Features:
-        return self.features[TUNING if stage.large else TRAINING]
-
-    def _numbers(self, stage: Stage, shown: int) -> list[int]:
-        """The scenes of a step: epoch after epoch in a new order, without the last ones of the file."""
-        count = self.settings.tuning_scenes if stage.large else self.settings.training_scenes
-        orders: dict[int, Any] = {}
-        numbers = []
-        for place in range(shown, shown + stage.batch):
-            epoch = place // count
-            if epoch not in orders:
-                orders[epoch] = np.random.default_rng([SEED, int(stage.large), epoch]).permutation(count)
-            numbers.append(int(orders[epoch][place % count]))
-        return numbers
-
-    @torch.no_grad()
     def validated(self) -> dict[str, Any]:
-        """The share of scenes that were kept aside on which all answers of a task are right, word by word.
-
-        They are asked about with all tokens, and with as few as the stage has.
-        """
-        last, _ = self.stage(self.step - 1)
-        if self.step % VALIDATE_EVERY and self.step < self.total and self.stage(self.step)[0] is last:
+        """What is right on the scenes that were kept aside, with all tokens and with as few as the stage has."""
+        last = self.stage(self.step - 1)
+        if self.step % VALIDATE_EVERY and self.step < self.total and self.stage(self.step) is last:
             return {}
-        few, store = max(last.pooled), self._store(last)
-        entry = {"side": store.part.height * tower.PATCH, "all tokens": self._right(store, 1)}
-        return entry | ({f"squares of {few}": self._right(store, few)} if few > 1 else {})
+        few = max(last.pooled)
+        entry = {"all tokens": self._right(1)}
+        return entry | ({f"squares of {few}": self._right(few)} if few > 1 else {})
 
-    def _right(self, store: Features, patches: int) -> dict[str, float]:
-        part, count = store.part, self.settings.validation_scenes
-        rng = np.random.default_rng([SEED, 0])
-        right: dict[str, list[bool]] = {}
-        self.model.eval()
-        for number in range(part.count - count, part.count):
-            given = scenes.scene(part.split, part.first + number)
-            packed = Packed([questions.taught(given, rng)], part.tokens // patches**2)
-            predicted = logits(self.model, store.read([number]), packed, lambda each: pooled(each, patches, patches))
-            found = predicted.argmax(-1) == packed.labels
-            for task, name in enumerate(packed.names):
-                right.setdefault(name, []).append(bool(found[packed.tasks == task].all()))
-        self.model.train()
-        return {name: round(sum(each) / len(each), 3) for name, each in right.items()}
+    def _right(self, patches: int) -> dict[str, float]:
+        store = self.features[training(self.settings.side)]
+        tokens = store.part.tokens // patches**2
+        count = self.settings.validation_scenes
+        return right(self.model, store, count, tokens, lambda each: pooled(each, patches, patches))
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -216,11 +211,12 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     made = model.untrained(settings)
     alignment = Alignment(settings, folder, made)
     alignment.run()
-    training = Training(settings, folder, made)
-    training.run()
+    answers = Training(settings, folder, made)
+    answers.run()
     checkpoint = folder / "checkpoint"
     model.save(made, settings, checkpoint)
-    log = {"sha256": model.digest(made), **training.as_result(), "alignment": alignment.as_result()}
+    sha256 = model.digest(model.trained_parameters(made))
+    log = {"sha256": sha256, **answers.as_result(), "alignment": alignment.as_result()}
     (folder / LOG).write_text(json.dumps(log, indent=1) + "\n")
     return log
 

@@ -29,12 +29,11 @@ from tokenprune_kernels.vision_selector import VisionSelectorScorer
 
 TINY = dataclasses.replace(
     settings.TINY,
-    training_scenes=6,
-    tuning_scenes=4,
+    training_scenes=((84, 6), (56, 4)),
     validation_scenes=2,
     held_out_scenes=3,
     alignment_steps=2,
-    stages=(settings.Stage(2, 4, (2,)), settings.Stage(1, 4, (1, 2)), settings.Stage(2, 4, (1, 3), large=True)),
+    stages=(settings.Stage(2, 4, (3,)), settings.Stage(1, 4, (1, 2)), settings.Stage(2, 4, (1, 3), smaller=True)),
 )
 NUMBERS = [0, 2]
 
@@ -113,7 +112,7 @@ def test_a_downsampled_picture_has_nearly_as_many_tokens(ratio, shape):
 
 
 def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):
-    small = dataclasses.replace(TINY, training_scenes=18, tuning_scenes=1, held_out_scenes=1)
+    small = dataclasses.replace(TINY, training_scenes=((84, 16), (56, 1)), held_out_scenes=1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     features.compute(small, whole)
     given, calls = features.tower.hidden_states, []
@@ -127,9 +126,9 @@ def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(features.tower, "hidden_states", interrupted)
     with pytest.raises(KeyboardInterrupt):
         features.compute(small, broken)
-    assert features.opened(small, broken)[features.TRAINING].done == features.CHUNK
-    with pytest.raises(ValueError, match=r"expected 18 scenes in training\.npy, got 8"):
-        features.opened(small, broken)[features.TRAINING].read([17])
+    assert features.opened(small, broken)["training-84"].done == features.CHUNK
+    with pytest.raises(ValueError, match=r"expected 18 scenes in training-84\.npy, got 8"):
+        features.opened(small, broken)["training-84"].read([17])
     features.compute(small, broken)
     for name, store in features.opened(small, whole).items():
         every = range(store.part.count)
@@ -137,16 +136,16 @@ def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):
 
 
 def test_features_of_other_settings_are_refused(folder):
-    other = dataclasses.replace(TINY, training_scenes=99)
-    with pytest.raises(ValueError, match=r"features: expected training\.npy of shape"):
-        _ = features.opened(other, folder)[features.TRAINING].done
+    other = dataclasses.replace(TINY, training_scenes=((84, 99),))
+    with pytest.raises(ValueError, match=r"features: expected training-84\.npy of shape"):
+        _ = features.opened(other, folder)["training-84"].done
 
 
 # Training
 
 
 def test_questions_side_by_side_are_answered_as_when_they_are_asked_alone(folder, made):
-    store = features.opened(TINY, folder)[features.TUNING]
+    store = features.opened(TINY, folder)["training-84"]
     given = questions.asked(scenes.scene("training", store.part.first))
     states = store.read([0])
     together = train.Packed([given], store.part.tokens)
@@ -171,6 +170,10 @@ def test_training_sees_what_generate_sees(cached):
         found = train.logits(cached, states, packed)[0, len(question.text.split())]
     assert torch.allclose(found, expected, atol=1e-5)
     assert packed.labels[0, len(question.text.split())] == words.encode(question.answer)[0]
+
+
+def digest(made):
+    return model.digest(model.trained_parameters(made))
 
 
 @pytest.fixture
@@ -198,8 +201,8 @@ def test_training_goes_on_where_it_was_interrupted(trainings):
     assert second["sha256"] == whole["sha256"]
     assert [entry["loss"] for entry in second["steps"]] == [entry["loss"] for entry in whole["steps"]]
     assert whole["steps"][-1]["step"] == 5
-    assert set(whole["steps"][-1]["all tokens"]) == {*settings.TASKS, "at"}
-    assert model.digest(model.load(undisturbed / "checkpoint")) == whole["sha256"]
+    assert set(whole["steps"][-1]["all tokens"]) == {*settings.TASKS, "at", "row"}
+    assert digest(model.load(undisturbed / "checkpoint")) == whole["sha256"]
     with pytest.raises(ValueError, match=r"train: expected alignment\.pt of these settings"):
         train.run(dataclasses.replace(TINY, learning_rate=1.0), broken)
 
@@ -218,7 +221,17 @@ def test_the_scorers_training_goes_on_where_it_was_interrupted(trainings, made):
     assert all(torch.equal(found[name], other[name]) for name in found)
     assert [entry["loss"] for entry in second["steps"]] == [entry["loss"] for entry in whole["steps"]]
     assert not torch.equal(found["q_proj.weight"], VisionSelectorScorer(32, scorer.HIDDEN).q_proj.weight)
-    assert model.digest(model.load(undisturbed / "checkpoint")) == model.digest(made)
+    assert digest(model.load(undisturbed / "checkpoint")) == digest(made)
+
+
+def test_a_scorer_of_another_model_is_refused(trainings, made):
+    folder = trainings[0]
+    model.save(made, TINY, folder / "checkpoint")
+    log = scorer.run(TINY, folder)["steps"][-1]
+    assert set(log["hard choice"]) == set(log["all tokens"]) >= set(settings.TASKS)
+    train.run(TINY, folder)
+    with pytest.raises(ValueError, match=r"expected scorer\.pt of these settings and this model"):
+        scorer.run(TINY, folder)
 
 
 @pytest.mark.parametrize("k", [1, 12, 35])
@@ -245,6 +258,7 @@ def test_the_scorer_learns_which_tokens_answers_need(trainings, monkeypatch):
     monkeypatch.setattr(
         scorer.train, "answers_loss", lambda found, packed: ((found[0] - found[1])[..., 0].relu() ** 2).mean()
     )
+    monkeypatch.setattr(scorer.train, "right", lambda *arguments: {})
     for _ in range(60):
         training.advance()
     visual, _ = seen[-1]
@@ -272,9 +286,25 @@ def test_the_learning_rate_rises_and_falls(folder):
 def test_stages_follow_each_other(folder):
     training = train.Training(TINY, folder, model.untrained(TINY))
     stages = [training.stage(step) for step in range(training.total)]
-    assert [stage.pooled for stage, _ in stages] == [(2,), (2,), (1, 2), (1, 3), (1, 3)]
-    assert [stage.large for stage, _ in stages] == [False, False, False, True, True]
-    assert [shown for _, shown in stages] == [0, 4, 8, 0, 4]
+    assert [stage.pooled for stage in stages] == [(3,), (3,), (1, 2), (1, 3), (1, 3)]
+
+
+def test_half_of_a_stages_pictures_may_be_smaller(folder, monkeypatch):
+    stages = (settings.Stage(40, 2, (1,)), settings.Stage(40, 2, (2, 3), smaller=True))
+    training = train.Training(dataclasses.replace(TINY, stages=stages), folder, model.untrained(TINY))
+    seen = []
+
+    def logits(made, states, packed, change):
+        visual = change(torch.zeros(2, states.shape[2] - 1, 1))
+        seen.append((states.shape[2] - 1, visual.shape[1]))
+        return torch.zeros(*packed.labels.shape, len(words.WORDS))
+
+    monkeypatch.setattr(train, "logits", logits)
+    for training.step in range(80):
+        training.loss()
+    assert seen[:40] == [(36, 36)] * 40
+    assert set(seen[40:]) == {(36, 9), (36, 6), (36, 4), (16, 16)}
+    assert 10 <= seen[40:].count((16, 16)) <= 30
 
 
 def test_pooled_tokens_are_means_of_rectangles():
@@ -298,12 +328,12 @@ def test_a_token_is_to_name_its_cell():
 
 def test_alignment_lets_tokens_name_their_cells(trainings):
     made = model.untrained(TINY)
-    before = model.digest(made)
+    before = digest(made)
     aligned = alignment.Alignment(dataclasses.replace(TINY, alignment_steps=30), trainings[0], made)
     first = aligned.loss().item()
     aligned.run()
     assert aligned.loss().item() < first - 0.1
-    assert model.digest(made) != before
+    assert digest(made) != before
 
 
 # Methods

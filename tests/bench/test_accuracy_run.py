@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import queue
+import types
 
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def tiny(tmp_path_factory):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     cache = tmp_path_factory.mktemp("accuracy")
-    small = dataclasses.replace(settings.TINY, training_scenes=4, tuning_scenes=4, held_out_scenes=2, random_seeds=2)
+    small = dataclasses.replace(settings.TINY, training_scenes=((84, 4), (56, 4)), held_out_scenes=2, random_seeds=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "TINY", small)
         assert run.main(["--tiny", "--cache", str(cache)]) == 0
@@ -99,9 +101,19 @@ def test_the_whole_of_it(tiny, capsys):
 def test_a_second_run_computes_nothing(tiny, monkeypatch, capsys):
     monkeypatch.setattr(run.features.tower, "hidden_states", None)
     monkeypatch.setattr(run.train.Steps, "advance", None)
-    monkeypatch.setattr(run.evaluate, "answered", None)
+    monkeypatch.setattr(run.evaluate, "_work", None)
     assert run.main(["--tiny", "--cache", str(tiny.parent)]) == 0
     assert "Operators and published loops" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("codes", [(None, -9), (0, 0)])
+def test_a_process_that_ends_too_soon_is_an_error(codes):
+    processes = [types.SimpleNamespace(exitcode=code) for code in codes]
+    done = queue.Queue()
+    done.put("DivPrune at 0.1")
+    assert run.evaluate._next(done, processes) == "DivPrune at 0.1"
+    with pytest.raises(ValueError, match="got one that has ended"):
+        run.evaluate._next(done, processes)
 
 
 def test_an_interruption_is_one_line(tmp_path, monkeypatch, capsys):

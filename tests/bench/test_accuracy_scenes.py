@@ -4,10 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("bench.accuracy.scenes", reason="needs the source tree and Pillow")
 
-from bench.accuracy import questions, scenes, words
+from bench.accuracy import mixing, questions, scenes, words
 from bench.accuracy.settings import TASKS
 
 SPLITS = ("training", "held-out")
@@ -49,6 +50,8 @@ def test_answers_are_those_of_the_scene():
     assert taught["what is at b one"] == "7"
     assert taught["what is at a one"] == "nothing"
     assert taught["what is at d three"] == "blue disc"
+    assert taught["read the digits at one"] == "7"
+    assert taught["read the digits at two"] == "nothing"
 
 
 def taught_at(given, seed):
@@ -145,3 +148,48 @@ def test_what_is_asked_for_as_absent_has_colour_and_shape_of_what_is_there():
         else:
             assert absent == given.absent
     assert found > 50
+
+
+def test_a_joined_scene_has_the_cells_of_both():
+    first = scenes.Scene("training", 0, {"a one": "1", "b one": "2", "c one": "3", "a four": "red disc"}, "disc", "")
+    second = scenes.Scene("training", 1, {"a one": "9", "d four": "blue ring", "b four": "red disc"}, "ring", "")
+    rng = np.random.default_rng(0)
+    of_second = [cell in ("a one", "d four") for cell in scenes.CELLS]
+    made = scenes.joined(first, second, of_second, rng)
+    assert list(made.things.items()) == [
+        ("a one", "9"),
+        ("b one", "2"),
+        ("c one", "3"),
+        ("a four", "red disc"),
+        ("d four", "blue ring"),
+    ]
+    assert made.absent not in made.things.values()
+    assert scenes.joined(first, second, [cell == "b four" for cell in scenes.CELLS], rng) is None  # two red discs
+    assert (
+        scenes.joined(first, second, [cell in ("a one", "b one") for cell in scenes.CELLS], rng) is None
+    )  # two digits
+    assert scenes.joined(first, second, [cell == "a four" for cell in scenes.CELLS], rng) is None  # no shape
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_mixed_pictures_have_the_tokens_of_what_is_in_them(side):
+    """A token of these pictures says which scene it is of, and which cell it lies in."""
+    given = [scenes.scene("training", number) for number in range(12)]
+    cells = torch.from_numpy(scenes.cells_of_tokens(side)).flatten()
+    numbers = torch.stack([torch.cat([torch.tensor([-1]), 100 * row + cells]) for row in range(len(given))])
+    made, states = mixing.mixed(given, numbers[:, None, :, None].float(), np.random.default_rng(0))
+    assert states.shape == (12, 1, 1 + side * side, 1)
+    changed = 0
+    for row, scene in enumerate(made):
+        assert float(states[row, 0, 0, 0]) == -1
+        for token, cell in zip(states[row, 0, 1:, 0].tolist(), cells.tolist(), strict=True):
+            source, place = divmod(int(token), 100)
+            assert place == cell
+            assert source in (row, (row + 1) % len(given))
+            name = scenes.CELLS[cell]
+            assert scene.things.get(name) == given[source].things.get(name)
+        shapes = list(scene.shapes.values())
+        assert len(set(shapes)) == len(shapes) > 0
+        assert scenes.DIGITS[0] <= len(scene.digits) <= scenes.DIGITS[1]
+        changed += scene.things != given[row].things
+    assert changed >= 9

@@ -1,0 +1,45 @@
+"""Pictures that were never drawn: some cells of one scene, the others of another.
+
+A token says what is around it, so the tokens of a cell can take the place of those that another picture has there. Each
+step of a training then sees new scenes, and none is learned by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.accuracy import scenes
+from bench.accuracy.scenes import Scene
+
+TRIES = 10
+
+
+def mixed(given: Sequence[Scene], states: Tensor, rng: np.random.Generator) -> tuple[list[Scene], Tensor]:
+    """Each scene with some cells of the next one, the last with some of the first.
+
+    Args:
+        given: the scenes.
+        states: hidden states of the tower for each, ``[B, places, 1 + side * side, D]``.
+        rng: what cells are chosen by.
+
+    Returns:
+        The new scenes, and their hidden states.
+    """
+    side = int((states.shape[2] - 1) ** 0.5)
+    found, from_other = [], torch.zeros(len(given), states.shape[2], dtype=torch.bool)
+    for row, scene in enumerate(given):
+        other = given[(row + 1) % len(given)]
+        made, taken = scene, np.zeros(len(scenes.CELLS), dtype=bool)
+        for _ in range(TRIES):
+            some = rng.random(len(scenes.CELLS)) < 0.5
+            candidate = scenes.joined(scene, other, some.tolist(), rng)
+            if candidate is not None:
+                made, taken = candidate, some
+                break
+        found.append(made)
+        from_other[row, 1:] = torch.from_numpy(taken)[scenes.cells_of_tokens(side)].flatten()
+    return found, torch.where(from_other[:, None, :, None], states.roll(-1, 0), states)
