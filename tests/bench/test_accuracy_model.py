@@ -1,6 +1,7 @@
 """The parts of the accuracy benchmark around its model, on the tiny one: features, training, methods, answers."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -380,6 +381,16 @@ def test_prumerge_keeps_the_outliers_and_merges_into_them(cached):
     assert not any((row == tokens).all(-1).any() for each, tokens in zip(merged, plain, strict=True) for row in each)
 
 
+def test_prumerge_is_compared_with_as_many_random_tokens(cached):
+    names = (methods.PRUMERGE, methods.PRUMERGE_RANDOM)
+    own, other = (named(name)[0].prepare(cached, asked(), 1.0)["input_ids"] for name in names)
+    count = [(each == cached.config.image_token_id).sum(1).tolist() for each in (own, other)]
+    assert count[0] == count[1]
+    pruned = named(methods.PRUMERGE_RANDOM)[0].prepare(cached, asked(), 1.0)
+    outliers = methods._outliers(cached, asked())[2]
+    assert any(row[kept].sum() < len(kept) for row, kept in zip(outliers, pruned.kept_indices, strict=True))
+
+
 @torch.no_grad()
 def dropped_by_hand(made, inputs, layer, kept):
     """Logits of the prompt's last token, computed without the dropped tokens after the first layers."""
@@ -468,3 +479,23 @@ def test_answers_are_those_of_single_questions(made, folder):
     pruned = prune_inputs(made, inputs, method="divprune", keep_ratio=0.25)
     output = made.generate(**pruned, max_new_tokens=evaluate.MOST_NEW_TOKENS, do_sample=False)
     assert words.decode(output[0, pruned["input_ids"].shape[1] :].tolist()) == found["answers"][2][1]
+
+
+def test_a_prompt_that_is_padded_is_answered_as_alone(made, folder):
+    """A loop that repeats picks leaves one picture fewer tokens than the others."""
+    inputs = model.inputs(["read the digits"], [1], 36)
+    loop = loops.Instead("", "", {"method": "divprune"}, lambda x, k: torch.zeros(k, dtype=torch.int64), torch.float32)
+    store, given = features.opened(TINY, folder)[features.HELD_OUT], evaluate.asked(TINY)
+    real = made.model.vision_tower
+    made.model.vision_tower = model.CachedTower(real, store)
+    try:
+        alone = methods._instead(loop).prepare(made, inputs, 0.25)
+        output = made.generate(**alone, max_new_tokens=evaluate.MOST_NEW_TOKENS, do_sample=False)
+    finally:
+        made.model.vision_tower = real
+    calls = itertools.count()
+    picks = lambda x, k: torch.arange(k) * (next(calls) % 3 != 1)  # noqa: E731
+    cell = evaluate.Cell(methods._instead(dataclasses.replace(loop, loop=picks)), 0.25)
+    found = evaluate.answered(made, cell, store, given)
+    assert found["tokens"] == pytest.approx((9 + 1 + 9) / 3)
+    assert words.decode(output[0, alone["input_ids"].shape[1] :].tolist()) == found["answers"][1][0]
