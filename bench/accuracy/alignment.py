@@ -20,6 +20,7 @@ from bench.accuracy import model, questions, scenes, words
 from bench.accuracy.features import opened, training
 from bench.accuracy.scenes import Scene
 from bench.accuracy.settings import Settings
+from bench.accuracy.standard import Standard
 from bench.accuracy.steps import Steps
 
 SEED = 9
@@ -48,7 +49,8 @@ class Alignment(Steps):
 
     what = "alignment"
 
-    def __init__(self, settings: Settings, folder: Path, made: Any) -> None:
+    def __init__(self, settings: Settings, folder: Path, made: Any, standard: Standard) -> None:
+        self.standard = standard
         self.store = opened(settings, folder)[training(settings.side)]
         self.model = made
         every = model.trained_parameters(made)
@@ -63,6 +65,6 @@ class Alignment(Steps):
         rng = np.random.default_rng([SEED, self.step])
         numbers = rng.choice(settings.training_scenes[0][1], settings.alignment_batch, replace=False).tolist()
         shares = torch.stack([named(scenes.scene(part.split, part.first + number), part.width) for number in numbers])
-        tokens = self.model.model.multi_modal_projector(model.joined(self.store.read(numbers)))
+        tokens = self.model.model.multi_modal_projector(self.standard(self.store.read(numbers)))
         cosines = F.normalize(tokens, dim=-1) @ F.normalize(self.model.get_input_embeddings().weight, dim=-1).T
         return F.cross_entropy((SHARPNESS * cosines).flatten(0, 1), shares.flatten(0, 1))

@@ -86,7 +86,7 @@ class ScorerTraining(Steps):
             return visual * shares[-1].unsqueeze(-1)
 
         with self.products():
-            predicted = train.logits(self.model, self.store.read(numbers), packed, choose)
+            predicted = train.logits(self.model, model.joined(self.store.read(numbers)), packed, choose)
         undecided = (shares[0] * (1 - shares[0])).mean()
         return train.answers_loss(predicted, packed) + SOFTNESS * (self.step / self.total) * undecided
 
@@ -102,7 +102,7 @@ class ScorerTraining(Steps):
         count, every = self.settings.validation_scenes, self.store.part.tokens
         return {
             "hard choice": train.right(self.model, self.store, count, self.k, keep),
-            "all tokens": train.right(self.model, self.store, count, every, lambda visual: visual),
+            "all tokens": train.right(self.model, self.store, count, every),
         }
 
 

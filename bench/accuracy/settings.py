@@ -61,7 +61,7 @@ class Settings:
     intermediate_size: int = 512
     layers: int = 6
     heads: int = 6
-    alignment_steps: int = 300
+    alignment_steps: int = 1_000
     alignment_batch: int = 16
     stages: tuple[Stage, ...] = (
         Stage(300, 32, (6,)),

@@ -29,6 +29,7 @@ from bench.accuracy.features import Features, opened, training
 from bench.accuracy.mixing import mixed
 from bench.accuracy.questions import Question
 from bench.accuracy.settings import Settings, Stage
+from bench.accuracy.standard import Standard
 from bench.accuracy.steps import Steps
 
 SEED = 1
@@ -88,19 +89,19 @@ class Packed:
 
 
 def logits(
-    made: Any, states: Tensor, packed: Packed, change: Callable[[Tensor], Tensor] = lambda visual: visual
+    made: Any, tokens: Tensor, packed: Packed, change: Callable[[Tensor], Tensor] = lambda visual: visual
 ) -> Tensor:
     """What the model predicts behind the pictures, ``[B, S, words]``.
 
     Args:
         made: the model.
-        states: the hidden states of the tower that it takes its tokens from, ``[B, 2, 1 + patches, D]``.
+        tokens: what its projector takes, ``[B, patches, 2 D]``.
         packed: the questions.
         change: what is done to the visual tokens, ``[B, patches, D]``.
     """
     embed = made.get_input_embeddings()
-    begin = embed(torch.full((len(states), 1), words.NUMBERS[words.BEGIN]))
-    visual = made.model.multi_modal_projector(model.joined(states))
+    begin = embed(torch.full((len(tokens), 1), words.NUMBERS[words.BEGIN]))
+    visual = made.model.multi_modal_projector(tokens)
     embeddings = torch.cat([begin, change(visual), embed(packed.ids)], dim=1)
     output = made.model.language_model(
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
@@ -120,15 +121,23 @@ def answers_loss(predicted: Tensor, packed: Packed) -> Tensor:
 
 
 @torch.no_grad()
-def right(made: Any, store: Features, count: int, tokens: int, change: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def right(
+    made: Any,
+    store: Features,
+    count: int,
+    left: int,
+    change: Callable[[Tensor], Tensor] = lambda visual: visual,
+    tokens: Callable[[Tensor], Tensor] = model.joined,
+) -> dict[str, float]:
     """The share of the last scenes of a part on which all answers of a task are right, word by word.
 
     Args:
         made: the model.
         store: the features of the part.
         count: how many scenes.
-        tokens: how many visual tokens are left of a picture.
+        left: how many visual tokens are left of a picture.
         change: what leaves them.
+        tokens: what makes the projector's tokens of hidden states.
     """
     part = store.part
     rng = np.random.default_rng([SEED, 0])
@@ -136,8 +145,8 @@ def right(made: Any, store: Features, count: int, tokens: int, change: Callable[
     was_training = made.training
     made.eval()
     for number in range(part.count - count, part.count):
-        packed = Packed([questions.taught(scenes.scene(part.split, part.first + number), rng)], tokens)
-        same = logits(made, store.read([number]), packed, change).argmax(-1) == packed.labels
+        packed = Packed([questions.taught(scenes.scene(part.split, part.first + number), rng)], left)
+        same = logits(made, tokens(store.read([number])), packed, change).argmax(-1) == packed.labels
         for task, name in enumerate(packed.names):
             found.setdefault(name, []).append(bool(same[packed.tasks == task].all()))
     made.train(was_training)
@@ -145,12 +154,13 @@ def right(made: Any, store: Features, count: int, tokens: int, change: Callable[
 
 
 class Training(Steps):
-    """The training of projector and decoder up to some step, in a folder."""
+    """The training of projector and decoder up to some step, in a folder; the projector takes standardised tokens."""
 
     what = "training"
 
-    def __init__(self, settings: Settings, folder: Path, made: Any) -> None:
+    def __init__(self, settings: Settings, folder: Path, made: Any, standard: Standard) -> None:
         self.features = opened(settings, folder)
+        self.standard = standard
         self.model = made.train()
         parameters = model.trained_parameters(made)
         words_of = ("embed_tokens.weight", "lm_head.weight")
@@ -187,7 +197,7 @@ class Training(Steps):
         taught = [questions.taught(each, rng) for each in given]
         packed = Packed(taught, (part.height // height) * (part.width // width))
         with self.products():
-            predicted = logits(self.model, states, packed, lambda each: pooled(each, height, width))
+            predicted = logits(self.model, self.standard(states), packed, lambda each: pooled(each, height, width))
         return answers_loss(predicted, packed)
 
     def validated(self) -> dict[str, Any]:
@@ -201,18 +211,19 @@ class Training(Steps):
 
     def _right(self, patches: int) -> dict[str, float]:
         store = self.features[training(self.settings.side)]
-        tokens = store.part.tokens // patches**2
-        count = self.settings.validation_scenes
-        return right(self.model, store, count, tokens, lambda each: pooled(each, patches, patches))
+        left, count = store.part.tokens // patches**2, self.settings.validation_scenes
+        return right(self.model, store, count, left, lambda each: pooled(each, patches, patches), self.standard)
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Trains to the end, or goes on with it, and writes the checkpoint. Returns the training log."""
     made = model.untrained(settings)
-    alignment = Alignment(settings, folder, made)
+    standard = Standard.of(opened(settings, folder)[training(settings.side)])
+    alignment = Alignment(settings, folder, made, standard)
     alignment.run()
-    answers = Training(settings, folder, made)
+    answers = Training(settings, folder, made, standard)
     answers.run()
+    standard.fold(made.model.multi_modal_projector)
     checkpoint = folder / "checkpoint"
     model.save(made, settings, checkpoint)
     sha256 = model.digest(model.trained_parameters(made))

@@ -22,6 +22,7 @@ from bench.accuracy import (
     scenes,
     scorer,
     settings,
+    standard,
     train,
     words,
 )
@@ -151,11 +152,11 @@ def test_questions_side_by_side_are_answered_as_when_they_are_asked_alone(folder
     states = store.read([0])
     together = train.Packed([given], store.part.tokens)
     with torch.no_grad():
-        found = train.logits(made, states, together)[0]
+        found = train.logits(made, model.joined(states), together)[0]
         start = 0
         for question in given:
             alone = train.Packed([[question]], store.part.tokens)
-            single = train.logits(made, states, alone)[0]
+            single = train.logits(made, model.joined(states), alone)[0]
             assert torch.allclose(found[start : start + len(single)], single, atol=1e-5)
             assert torch.equal(together.labels[0, start : start + len(single)], alone.labels[0])
             start += len(single)
@@ -168,9 +169,13 @@ def test_training_sees_what_generate_sees(cached):
     packed = train.Packed([[question]], 36)
     with torch.no_grad():
         expected = cached(**inputs).logits[0, -1]
-        found = train.logits(cached, states, packed)[0, len(question.text.split())]
+        found = train.logits(cached, model.joined(states), packed)[0, len(question.text.split())]
     assert torch.allclose(found, expected, atol=1e-5)
     assert packed.labels[0, len(question.text.split())] == words.encode(question.answer)[0]
+
+
+def scale(folder):
+    return standard.Standard.of(features.opened(TINY, folder)["training-84"])
 
 
 def digest(made):
@@ -192,8 +197,8 @@ def test_training_goes_on_where_it_was_interrupted(trainings):
     undisturbed, broken = trainings
     whole = train.run(TINY, undisturbed)
     made = model.untrained(TINY)
-    alignment.Alignment(TINY, broken, made).run()
-    first = train.Training(TINY, broken, made)
+    alignment.Alignment(TINY, broken, made, scale(broken)).run()
+    first = train.Training(TINY, broken, made, scale(broken))
     for _ in range(2):
         first.advance()
     first.save()
@@ -273,8 +278,22 @@ def test_the_tower_does_not_change(made):
     assert not any(each.requires_grad for each in made.model.vision_tower.parameters())
 
 
+def test_the_finished_projector_takes_tokens_as_they_are(folder):
+    store = features.opened(TINY, folder)["training-84"]
+    given = scale(folder)
+    states = store.read([1, 3])
+    tokens = given(store.read(range(store.part.count)))
+    assert torch.allclose(tokens.mean((0, 1)), torch.zeros(48), atol=1e-4)
+    assert torch.allclose(tokens.std((0, 1)), torch.ones(48), atol=0.02)
+    projector = model.untrained(TINY).model.multi_modal_projector
+    with torch.no_grad():
+        expected = projector(given(states))
+        given.fold(projector)
+        assert torch.allclose(projector(model.joined(states)), expected, atol=1e-4)
+
+
 def test_the_learning_rate_rises_and_falls(folder):
-    training = train.Training(dataclasses.replace(TINY, warm_up=2), folder, model.untrained(TINY))
+    training = train.Training(dataclasses.replace(TINY, warm_up=2), folder, model.untrained(TINY), scale(folder))
     rates = []
     for step in range(training.total):
         training.step = step
@@ -285,19 +304,18 @@ def test_the_learning_rate_rises_and_falls(folder):
 
 
 def test_stages_follow_each_other(folder):
-    training = train.Training(TINY, folder, model.untrained(TINY))
+    training = train.Training(TINY, folder, model.untrained(TINY), scale(folder))
     stages = [training.stage(step) for step in range(training.total)]
     assert [stage.pooled for stage in stages] == [(3,), (3,), (1, 2), (1, 3), (1, 3)]
 
 
 def test_half_of_a_stages_pictures_may_be_smaller(folder, monkeypatch):
     stages = (settings.Stage(40, 2, (1,)), settings.Stage(40, 2, (2, 3), smaller=True))
-    training = train.Training(dataclasses.replace(TINY, stages=stages), folder, model.untrained(TINY))
+    training = train.Training(dataclasses.replace(TINY, stages=stages), folder, model.untrained(TINY), scale(folder))
     seen = []
 
-    def logits(made, states, packed, change):
-        visual = change(torch.zeros(2, states.shape[2] - 1, 1))
-        seen.append((states.shape[2] - 1, visual.shape[1]))
+    def logits(made, tokens, packed, change):
+        seen.append((tokens.shape[1], change(tokens).shape[1]))
         return torch.zeros(*packed.labels.shape, len(words.WORDS))
 
     monkeypatch.setattr(train, "logits", logits)
@@ -330,7 +348,9 @@ def test_a_token_is_to_name_its_cell():
 def test_alignment_lets_tokens_name_their_cells(trainings):
     made = model.untrained(TINY)
     before = digest(made)
-    aligned = alignment.Alignment(dataclasses.replace(TINY, alignment_steps=30), trainings[0], made)
+    aligned = alignment.Alignment(
+        dataclasses.replace(TINY, alignment_steps=30), trainings[0], made, scale(trainings[0])
+    )
     first = aligned.loss().item()
     aligned.run()
     assert aligned.loss().item() < first - 0.1
