@@ -22,7 +22,7 @@ COLUMNS, ROWS = ("a", "b", "c", "d"), ("one", "two", "three", "four")
 """Rows are numbered in letters: a figure is always something to be read or counted."""
 COLOURS = ("red", "green", "blue", "yellow", "pink")
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
-DIGITS = (3, 5)
+DIGITS = (2, 4)
 """How many digits a scene has at least and at most."""
 MOST_COUNTED = 4
 OTHERS = (2, 4)
