@@ -15,7 +15,7 @@ RGB = {
     "yellow": (241, 196, 15),
     "pink": (232, 99, 190),
 }
-DIGIT_SIZES, SHAPE_SIZES = (0.75, 0.95), (0.35, 0.95)
+DIGIT_SIZES, SHAPE_SIZES = (0.75, 0.95), (0.5, 0.95)
 """The least and the most, as shares of a cell."""
 PLATES = ((248, 246, 240), (28, 28, 34))
 """What is behind a digit: paper with dark ink, or the reverse."""

