@@ -1,7 +1,7 @@
 """Pictures that were never drawn: some cells of one scene, the others of another.
 
-A token says what is around it, so the tokens of a cell can take the place of those that another picture has there. Each
-step of a training then sees new scenes, and none is learned by heart.
+A token says what is around it, so the tokens of a cell can take the place of those that another picture has there. The
+steps of a training then hardly see a scene twice.
 """
 
 from __future__ import annotations

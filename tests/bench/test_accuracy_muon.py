@@ -1,10 +1,11 @@
 """The optimizer of the decoder's matrices, beside torch's, which rounds to bfloat16."""
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("bench.accuracy", reason="needs the source tree")
 
-from bench.accuracy.muon import Muon, orthogonal  # noqa: E402
+from bench.accuracy.muon import Muon, orthogonal
 
 SHAPES = ((24, 24), (24, 24), (40, 24), (24, 40))
 
