@@ -64,7 +64,7 @@ class Alignment(Steps):
         part, settings = self.store.part, self.settings
         rng = np.random.default_rng([SEED, self.step])
         numbers = rng.choice(settings.training_scenes[0][1], settings.alignment_batch, replace=False).tolist()
-        shares = torch.stack([named(scenes.scene(part.split, part.first + number), part.width) for number in numbers])
+        shares = torch.stack([named(part.scene(number), part.width) for number in numbers])
         tokens = self.model.model.multi_modal_projector(self.standard(self.store.read(numbers)))
         cosines = F.normalize(tokens, dim=-1) @ F.normalize(self.model.get_input_embeddings().weight, dim=-1).T
         return F.cross_entropy((SHARPNESS * cosines).flatten(0, 1), shares.flatten(0, 1))

@@ -55,6 +55,10 @@ class Part:
         """The visual tokens of a picture."""
         return self.height * self.width
 
+    def scene(self, number: int) -> scenes.Scene:
+        """That of a number, counted from the first one."""
+        return scenes.scene(self.split, self.first + number)
+
 
 def training(side: int) -> str:
     """The name of the part with training pictures of that side."""
@@ -154,7 +158,7 @@ def pictures(part: Part, chunk: range) -> list[Any]:
     """The pictures of some scenes of a part, in its size."""
     return [
         scenes.resized(
-            scenes.render(scenes.scene(part.split, part.first + number)),
+            scenes.render(part.scene(number)),
             part.height * tower.PATCH,
             part.width * tower.PATCH,
         )

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.accuracy import model, questions, scenes, train
+from bench.accuracy import model, questions, train
 from bench.accuracy.features import opened, training
 from bench.accuracy.settings import Settings
 from bench.accuracy.steps import Steps
@@ -77,7 +77,7 @@ class ScorerTraining(Steps):
         count = self.settings.training_scenes[0][1]
         numbers = rng.choice(count, self.settings.scorer_batch, replace=False).tolist()
         part = self.store.part
-        given = [scenes.scene(part.split, part.first + number) for number in numbers]
+        given = [part.scene(number) for number in numbers]
         packed = train.Packed([questions.taught(each, rng) for each in given], part.tokens)
         shares: list[Tensor] = []
 

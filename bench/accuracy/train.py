@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.accuracy import model, questions, scenes, words
+from bench.accuracy import model, questions, words
 from bench.accuracy.alignment import Alignment
 from bench.accuracy.features import Features, opened, training
 from bench.accuracy.mixing import mixed
@@ -145,7 +145,7 @@ def right(
     was_training = made.training
     made.eval()
     for number in range(part.count - count, part.count):
-        packed = Packed([questions.taught(scenes.scene(part.split, part.first + number), rng)], left)
+        packed = Packed([questions.taught(part.scene(number), rng)], left)
         same = logits(made, tokens(store.read([number])), packed, change).argmax(-1) == packed.labels
         for task, name in enumerate(packed.names):
             found.setdefault(name, []).append(bool(same[packed.tasks == task].all()))
@@ -192,7 +192,7 @@ class Training(Steps):
         height, width = (1, 1) if smaller else rng.choice(stage.pooled, 2).tolist()
         store = self.features[training(side)]
         numbers, part = rng.choice(count, stage.batch, replace=False).tolist(), store.part
-        drawn = [scenes.scene(part.split, part.first + number) for number in numbers]
+        drawn = [part.scene(number) for number in numbers]
         given, states = mixed(drawn, store.read(numbers), rng)
         taught = [questions.taught(each, rng) for each in given]
         packed = Packed(taught, (part.height // height) * (part.width // width))
