@@ -28,13 +28,20 @@ def read(pattern: str) -> list[dict[str, Any]]:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """The name of the processor, with its family and model where there are such."""
     try:
         description = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in description.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return processor_of(description) or platform.machine()
+
+
+def processor_of(description: str) -> str:
+    """That of a text like /proc/cpuinfo; "" without a name. Virtual machines give several processors one name."""
+    fields = [line.partition(":") for line in description.splitlines()]
+    first = {name.strip(): value.strip() for name, _, value in reversed(fields)}
+    name, family, model = (first.get(each, "") for each in ("model name", "cpu family", "model"))
+    return f"{name}, family {family} model {model}" if name and family and model else name
 
 
 def file_name(benchmark: str, machine: str) -> str:

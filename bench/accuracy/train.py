@@ -7,7 +7,7 @@ the model never sees a pruned picture before it is measured on some.
 It goes from few tokens to many: the fewer there are, the sooner attention finds the one that a question is about. First
 come the means over squares of tokens, as many as there are cells, then over smaller squares, then over rectangles of
 many shapes, and smaller pictures. So the decoder reads pictures of many resolutions, as those of users do, and does not
-count on one number of tokens for a thing. Cells of pictures are mixed, so that hardly any scene is seen twice.
+count on one number of tokens for a thing. Cells of half of the pictures are mixed, so that scenes are new.
 """
 
 from __future__ import annotations

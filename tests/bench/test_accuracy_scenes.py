@@ -171,11 +171,11 @@ def test_a_joined_scene_has_the_cells_of_both():
 @pytest.mark.parametrize("side", [8, 16])
 def test_mixed_pictures_have_the_tokens_of_what_is_in_them(side):
     """A token of these pictures says which scene it is of, and which cell it lies in."""
-    given = [scenes.scene("training", number) for number in range(12)]
+    given = [scenes.scene("training", number) for number in range(40)]
     cells = torch.from_numpy(scenes.cells_of_tokens(side)).flatten()
     numbers = torch.stack([torch.cat([torch.tensor([-1]), 100 * row + cells]) for row in range(len(given))])
     made, states = mixing.mixed(given, numbers[:, None, :, None].float(), np.random.default_rng(0))
-    assert states.shape == (12, 1, 1 + side * side, 1)
+    assert states.shape == (40, 1, 1 + side * side, 1)
     changed = 0
     for row, scene in enumerate(made):
         assert float(states[row, 0, 0, 0]) == -1
@@ -189,4 +189,13 @@ def test_mixed_pictures_have_the_tokens_of_what_is_in_them(side):
         assert len(set(shapes)) == len(shapes) > 0
         assert scenes.DIGITS[0] <= len(scene.digits) <= scenes.DIGITS[1]
         changed += scene.things != given[row].things
-    assert changed >= 9
+    assert changed == pytest.approx(mixing.MIXED * len(given), abs=6)
+
+
+def test_every_number_of_shapes_is_asked_for_in_training():
+    drawn = [scenes.scene("training", number) for number in range(400)]
+    states = torch.zeros(len(drawn), 1, 17, 1)
+    made, _ = mixing.mixed(drawn, states, np.random.default_rng(0))
+    numbers = [sum(pair.endswith(each.counted) for pair in each.shapes.values()) for each in made]
+    for number in range(scenes.MOST_COUNTED + 1):
+        assert numbers.count(number) >= 0.08 * len(made)

@@ -160,3 +160,16 @@ def test_errors_are_noted_without_paths(message, expected):
 def test_the_result_is_named_after_the_machine():
     assert files.file_name("cuda", "NVIDIA H200") == "cuda-nvidia-h200.json"
     assert files.file_name("cpu", "Some CPU @ 2 GHz (x2)") == "cpu-some-cpu-2-ghz-x2.json"
+
+
+@pytest.mark.parametrize(
+    ("description", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Some CPU\n", "Some CPU, family 25 model 17"),
+        ("model\t\t: 1\nmodel name\t: A\ncpu family\t: 2\n\nmodel\t\t: 3\nmodel name\t: B\n", "A, family 2 model 1"),
+        ("model name\t: Some CPU\n", "Some CPU"),
+        ("CPU implementer\t: 0x41\n", ""),
+    ],
+)
+def test_a_processor_is_told_from_others_of_its_name(description, name):
+    assert files.processor_of(description) == name
