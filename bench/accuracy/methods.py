@@ -33,6 +33,7 @@ SCENES_OF_A_SEED = 1_000_000
 """What tells the random choices of a seed from those of the next."""
 
 DIVPRUNE, RANDOM, DOWNSAMPLED, UNPRUNED = "DivPrune", "random", "downsampled picture", "no pruning"
+UNIFORM = "uniform grid"
 PRUMERGE, PRUMERGE_RANDOM = "PruMerge", "random, as many as PruMerge"
 
 
@@ -81,7 +82,7 @@ def methods(settings: Settings, scorer: Callable[[Tensor], Tensor] | None = None
         _in_decoder(VTW, _vtw, ratios=RATIOS[:3]),
         Method(PRUMERGE, _prumerge, ratios=(1.0,), by_picture=False),
         Method(PRUMERGE_RANDOM, _random_outliers, ratios=(1.0,), by_picture=False),
-        Method("uniform grid", lambda made, inputs, ratio: _given(made, inputs, ratio, _grid)),
+        Method(UNIFORM, lambda made, inputs, ratio: _given(made, inputs, ratio, _grid)),
         *(_random(seed) for seed in range(settings.random_seeds)),
         Method(DOWNSAMPLED, lambda made, inputs, ratio: inputs),
         _package("DivPrune, original positions", method="divprune", positions="original"),

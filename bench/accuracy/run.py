@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bench import files, render
-from bench.accuracy import evaluate, features, figure, lmms_eval_task, score, scorer, table, train
+from bench.accuracy import evaluate, features, figure, lmms_eval_task, on_digits, score, scorer, table, train
 from bench.accuracy.settings import FULL, TINY, Settings
 
 STAGES = ("features", "train", "evaluate", "tables")
@@ -52,6 +52,7 @@ def result(settings: Settings, folder: Path) -> dict[str, Any]:
         "model": {name: log[name] for name in ("parameters", "sha256", "seconds", "products")},
         "scorer": {name: scored[name] for name in ("parameters", "seconds")},
         "rows": score.summarised(settings, evaluate.run(settings, folder)),
+        "tokens_on_digits": on_digits.shares(settings, folder),
     }
 
 

@@ -19,6 +19,8 @@ INTERVAL = (2.5, 97.5)
 """Percentiles."""
 ALL, READ_SHARE = "all", "digits read"
 """The mean over the tasks, and the share of the digits, which is in no mean."""
+MISREAD = ("too few digits", "too many digits", "other digits")
+"""What is wrong with lines of digits that are not read."""
 Scores = dict[str, NDArray[np.float64]]
 """Of each task, and those two: a number for each scene."""
 
@@ -35,6 +37,18 @@ def scores(answers: Sequence[Sequence[str]], given: Sequence[Sequence[Question]]
                 made[READ_SHARE].append(questions.read_share(*pairs[0]))
     found = {task: np.array(each) for task, each in made.items()}
     return found | {ALL: np.mean([found[task] for task in TASKS], axis=0)}
+
+
+def misread(answers: Sequence[Sequence[str]], given: Sequence[Sequence[Question]]) -> list[float]:
+    """The shares of scenes whose line of digits is wrong, one for each of ``MISREAD``."""
+    counts = [0, 0, 0]
+    for ours, asked in zip(answers, given, strict=True):
+        place = next(place for place, question in enumerate(asked) if question.task == "read")
+        found, expected = ours[place].split(), asked[place].answer.split()
+        if found != expected:
+            more = len(found) - len(expected)
+            counts[0 if more < 0 else 1 if more > 0 else 2] += 1
+    return [count / len(given) for count in counts]
 
 
 class Bootstrap:
@@ -58,6 +72,7 @@ def summarised(settings: Settings, found: dict[str, dict[str, Any]]) -> list[dic
     for cell in evaluate.cells(settings):
         every.setdefault((cell.method.name, cell.ratio), []).append(cell)
     by_seed = {key: [scores(found[cell.name]["answers"], given) for cell in group] for key, group in every.items()}
+    lines = {key: [misread(found[cell.name]["answers"], given) for cell in group] for key, group in every.items()}
     means = {
         key: {task: np.mean([each[task] for each in group], axis=0) for task in group[0]}
         for key, group in by_seed.items()
@@ -76,6 +91,7 @@ def summarised(settings: Settings, found: dict[str, dict[str, Any]]) -> list[dic
                 other: {task: bootstrap.interval(own[task] - theirs[task]) for task in own}
                 for other, theirs in _others(means, method, ratio).items()
             },
+            "misread": [round(float(each), 4) for each in np.mean(lines[name, ratio], axis=0)],
         }
         if len(group) > 1:
             overall = [float(each[ALL].mean()) for each in by_seed[name, ratio]]

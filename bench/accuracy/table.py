@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench.accuracy import on_digits
 from bench.accuracy.methods import DOWNSAMPLED, FASTV, FASTV_LAST, PRUMERGE, PRUMERGE_RANDOM, RANDOM, UNPRUNED, VTW
-from bench.accuracy.score import ALL, READ_SHARE
+from bench.accuracy.score import ALL, MISREAD, READ_SHARE
 from bench.accuracy.settings import RATIOS, TASKS
 from bench.markdown import heading, line
 
@@ -46,6 +47,8 @@ def table(result: dict[str, Any]) -> str:
         _against(compared),
         "**Each task**, in percent",
         *(_by_task(compared, ratio) for ratio in TASK_RATIOS),
+        "**What is wrong with lines of digits**, in percent of all, and of the kept tokens those on digits",
+        _lines(result),
         "**Operators and published loops**, on the same prompts",
         _loops(rows),
         _sentences(result),
@@ -116,6 +119,23 @@ def _by_task(rows: Sequence[dict[str, Any]], ratio: float) -> str:
         if row is not None:
             cells = [percent(row["scores"][column][0]) for column in columns]
             lines.append(line((name, f"{row['tokens']:.4g}", *cells)))
+    return "\n".join(lines)
+
+
+def _lines(result: dict[str, Any]) -> str:
+    """What is wrong with lines, beside the share of the kept tokens that lie in cells with digits."""
+    shares = result["tokens_on_digits"]
+    lines = heading(
+        ("`read`", *(f"{_shown(r)}: {what}" for r in on_digits.RATIOS for what in ("on digits", "right", *MISREAD)))
+    )
+    for name in (*shares, DOWNSAMPLED):
+        cells = []
+        for place, ratio in enumerate(on_digits.RATIOS):
+            row = _row(result["rows"], name, 1.0 if name == UNPRUNED else ratio)
+            assert row is not None
+            cells.append(percent(shares[name][place]) if name in shares else "-")
+            cells += [percent(each) for each in (row["scores"]["read"][0], *row["misread"])]
+        lines.append(line((name, *cells)))
     return "\n".join(lines)
 
 

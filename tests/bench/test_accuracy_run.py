@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("bench.accuracy", reason="needs the source tree")
 
-from bench.accuracy import figure, loops, methods, published, run, score, settings, table, tower
+from bench.accuracy import figure, loops, methods, on_digits, published, run, score, settings, table, tower
 from bench.accuracy.questions import Question
 
 GIVEN = [
@@ -37,6 +37,12 @@ def test_scores_are_of_scenes():
         score.READ_SHARE: [1, 0.5],
         score.ALL: [1, 0.5],
     }
+
+
+@pytest.mark.parametrize(("answer", "place"), [("1", 0), ("1 2 2", 1), ("2 1", 2), ("", 0), ("1 2", None)])
+def test_what_is_wrong_with_a_line(answer, place):
+    found = score.misread([RIGHT, [answer, *RIGHT[1:]]], GIVEN)
+    assert found == [0.5 if number == place else 0 for number in range(len(score.MISREAD))]
 
 
 def test_an_interval_is_that_of_the_mean():
@@ -93,6 +99,9 @@ def test_the_whole_of_it(tiny, capsys):
     for name in {row["method"] for row in result["rows"]}:
         assert f"| {name}" in shown
     assert result["model"]["sha256"][:16] in shown
+    shares = result["tokens_on_digits"]
+    assert set(shares) == set(on_digits.METHODS)
+    assert shares[methods.UNPRUNED][0] == shares[methods.UNPRUNED][1] > 0
     assert (tiny / "results" / run.FIGURE).stat().st_size > 10_000
     log = json.loads((tiny / "results" / run.LOG).read_text())
     assert log["model"]["sha256"] == result["model"]["sha256"]

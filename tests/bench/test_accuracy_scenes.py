@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("bench.accuracy.scenes", reason="needs the source tree and Pillow")
 
-from bench.accuracy import mixing, questions, scenes, words
+from bench.accuracy import mixing, on_digits, questions, scenes, words
 from bench.accuracy.settings import TASKS
 
 SPLITS = ("training", "held-out")
@@ -166,6 +166,13 @@ def test_a_joined_scene_has_the_cells_of_both():
     assert made.absent not in made.things.values()
     for cells in (("b four",), ("b one", "c one"), ("a four",)):  # two red discs, one digit, no shape
         assert scenes.joined(first, second, [cell in cells for cell in scenes.CELLS], rng) is None
+
+
+def test_tokens_on_digits_are_those_of_their_cells():
+    given = scenes.Scene("training", 0, {"b one": "7", "d four": "blue ring"}, "ring", "")
+    found = on_digits.tokens_on_digits(given, 8).reshape(8, 8)
+    assert found[:2, 2:4].all()
+    assert found.sum() == 4
 
 
 @pytest.mark.parametrize("side", [8, 16])

@@ -1,0 +1,55 @@
+"""How many of the kept tokens lie in cells with digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.accuracy import evaluate, model, scenes
+from bench.accuracy.features import HELD_OUT, opened
+from bench.accuracy.methods import DIVPRUNE, RANDOM, UNIFORM, UNPRUNED, methods
+from bench.accuracy.settings import Settings
+
+METHODS = (
+    UNPRUNED,
+    DIVPRUNE,
+    "IDPruner, class attention",
+    "IDPruner, norm",
+    "top k by class attention",
+    UNIFORM,
+    RANDOM,
+)
+RATIOS = (0.5, 0.25)
+
+
+def tokens_on_digits(given: scenes.Scene, side: int) -> NDArray[np.bool_]:
+    """Which tokens of a picture lie in a cell with a digit, ``[side * side]``."""
+    there = np.array([given.things.get(cell, "").isdigit() for cell in scenes.CELLS])
+    return there[scenes.cells_of_tokens(side).flatten()]
+
+
+@torch.no_grad()
+def shares(settings: Settings, folder: Path) -> dict[str, list[float]]:
+    """The share of the kept tokens, averaged over the held-out scenes, of each method at each of ``RATIOS``."""
+    made, store = model.load(folder / "checkpoint"), opened(settings, folder)[HELD_OUT]
+    made.model.vision_tower = model.CachedTower(made.model.vision_tower, store)
+    given, part = evaluate.asked(settings), store.part
+    digits = [tokens_on_digits(part.scene(number), part.width) for number in range(part.count)]
+    found: dict[str, list[float]] = {}
+    for method in methods(settings):
+        if method.name not in METHODS or method.name in found:  # of random choice, the first seed
+            continue
+        found[method.name] = []
+        for ratio in RATIOS:
+            each = []
+            for start in range(0, part.count, evaluate.CHUNK):
+                numbers = range(start, min(start + evaluate.CHUNK, part.count))
+                inputs = model.inputs([given[number][0].text for number in numbers], numbers, part.tokens)
+                ready = method.prepare(made, inputs, ratio)
+                kept = getattr(ready, "kept_indices", [slice(None)] * len(numbers))
+                each += [float(digits[number][rows].mean()) for number, rows in zip(numbers, kept, strict=True)]
+            found[method.name].append(round(float(np.mean(each)), 4))
+    return found
