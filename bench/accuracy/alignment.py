@@ -1,4 +1,4 @@
-"""The first training, of the projector alone: each visual token is to name what its cell of the scene holds.
+"""The first training, of projector and word embeddings: each visual token names what its cell of the scene holds.
 
 LLaVA aligns its projector with captions. Here every token has a caption of its own: the words of what is in the cell
 around it, "nothing" where that is empty, and of the cell itself. They are words of the decoder's vocabulary: the token
@@ -56,6 +56,7 @@ class Alignment(Steps):
         every = model.trained_parameters(made)
         parameters = {name: each for name, each in every.items() if name.startswith(PARAMETERS)}
         super().__init__(settings, folder / "alignment.pt", settings.alignment_steps, parameters, WEIGHT_DECAY)
+        self.mixed = False  # cosines are multiplied by SHARPNESS, and so are their errors
 
     def rate(self) -> float:
         return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * self.step / self.total))

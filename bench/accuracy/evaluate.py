@@ -142,23 +142,29 @@ class Answering:
         checkpoint = folder / "checkpoint"
         if not checkpoint.exists():
             raise ValueError("evaluate: expected a checkpoint, got none; `python -m bench accuracy train` makes it")
+        scorer.read_log(folder)  # an error if it is not trained to its end, as it is after the checkpoint is written
         self.made, learned = model.load(checkpoint), scorer.load(folder)
         self.cells = cells(settings, learned)
-        self._of = [model.digest(model.trained_parameters(self.made)), model.digest(learned.state_dict())]
+        self._model = model.digest(model.trained_parameters(self.made))
+        self._scorer = model.digest(learned.state_dict())
         self._kept = folder / "answers"
         self._kept.mkdir(parents=True, exist_ok=True)
         self._stores, self._given = opened(settings, folder), asked(settings)
+
+    def _of(self, cell: Cell) -> list[str]:
+        """What the answers of a cell depend on."""
+        return [self._model, self._scorer] if cell.method.by_scorer else [self._model]
 
     def kept(self, cell: Cell) -> dict[str, Any] | None:
         """The answers of this model and scorer that are there already."""
         file = self._kept / f"{cell.name}.json"
         found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return found if found.get("of") == self._of else None
+        return found if found.get("of") == self._of(cell) else None
 
     def answer(self, cell: Cell) -> None:
         """Answers a cell and keeps the answers."""
         store = self._stores[f"held-out-{cell.ratio:g}" if cell.method.name == DOWNSAMPLED else HELD_OUT]
-        found = {"of": self._of, **answered(self.made, cell, store, self._given)}
+        found = {"of": self._of(cell), **answered(self.made, cell, store, self._given)}
         file = self._kept / f"{cell.name}.json"
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(found))
@@ -209,6 +215,7 @@ def run(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]:
     finally:
         for process in processes:
             process.terminate()
+            process.join()
     return {cell.name: here.kept(cell) or {} for cell in here.cells}
 
 

@@ -84,8 +84,8 @@ def parts(settings: Settings) -> dict[str, Part]:
 def downsampled(side: int, ratio: float) -> tuple[int, int]:
     """The patches in height and width of the smaller picture that has as many tokens as the pruned one.
 
-    No picture is taller than wide, or wider than tall by more than one patch; of these, the one whose number is
-    nearest, and of two the smaller one.
+    Pictures are as wide as they are tall, or one patch wider. Of these, it is the one whose number of tokens is nearest
+    to that of pruning, and of two that are as near the one with fewer.
     """
     k = kept_count("accuracy", side * side, ratio)
     low = math.isqrt(k)
@@ -108,15 +108,16 @@ class Features:
         """How many scenes there are, from the first on.
 
         Raises:
-            ValueError: if the files are those of another part.
+            ValueError: if the files are those of other scenes, or of another size.
         """
         if not self._progress.exists():
             return 0
         found = json.loads(self._progress.read_text())
-        if found["shape"] != list(self._shape) or found["dtype"] != self.part.dtype:
+        expected = self._state()
+        if any(found.get(name) != value for name, value in expected.items()):
+            got = {name: found.get(name) for name in expected}
             raise ValueError(
-                f"features: expected {self._array.name} of shape {list(self._shape)} in {self.part.dtype}, got "
-                f"{found['shape']} in {found['dtype']}; remove the folder or name another"
+                f"features: expected {self._array.name} with {expected}, got {got}; remove the folder or name another"
             )
         return int(found["done"])
 
@@ -130,10 +131,13 @@ class Features:
         array = np.lib.format.open_memmap(self._array, mode=mode, dtype=self.part.dtype, shape=self._shape)
         array[chunk.start : chunk.stop] = states.numpy().astype(self.part.dtype)
         array.flush()
-        state = {"shape": list(self._shape), "dtype": self.part.dtype, "done": chunk.stop}
         partial = self._progress.with_suffix(".partial")
-        partial.write_text(json.dumps(state))
+        partial.write_text(json.dumps(self._state() | {"done": chunk.stop}))
         partial.replace(self._progress)
+
+    def _state(self) -> dict[str, object]:
+        part = self.part
+        return {"shape": list(self._shape), "dtype": part.dtype, "split": part.split, "first": part.first}
 
     def read(self, numbers: Sequence[int]) -> Tensor:
         """The hidden states of some scenes, counted from the first one, float32 ``[B, places, 1 + tokens, D]``.

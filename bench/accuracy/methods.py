@@ -48,6 +48,7 @@ class Method:
         ratios: the shares that it is run at; 1 for a method that decides itself how many stay.
         seed: of a random choice.
         instead_of: the method whose selection this computes in another way.
+        by_scorer: whether VisionSelector's scorer decides.
         by_picture: whether the prompt up to the question is the same for all questions about a picture, and nothing
             in it is padded or keeps the position it had.
     """
@@ -60,6 +61,7 @@ class Method:
     ratios: tuple[float, ...] = RATIOS
     seed: int | None = None
     instead_of: str | None = None
+    by_scorer: bool = False
     by_picture: bool = True
 
 
@@ -74,8 +76,8 @@ def methods(settings: Settings, scorer: Callable[[Tensor], Tensor] | None = None
         _package("DPP, text relevance", method="dpp", relevance="text"),
         _package("DPP, class attention", method="dpp", relevance="cls_attention"),
         _package("top k by class attention", **TOP_K),
-        _package("top k by VisionSelector's scorer", method="idpruner", importance=scorer, lam=1.0),
-        _package("IDPruner, VisionSelector's scorer", method="idpruner", importance=scorer),
+        _package("top k by VisionSelector's scorer", True, method="idpruner", importance=scorer, lam=1.0),
+        _package("IDPruner, VisionSelector's scorer", True, method="idpruner", importance=scorer),
         _in_decoder(FASTV, _fastv),
         _in_decoder(FASTV_LAST, functools.partial(_fastv, of_last_token=True)),
         # A share of 5 % would be that of 10 %: no fewer than one layer sees the tokens.
@@ -97,11 +99,13 @@ def vtw_layers(ratio: float, layers: int) -> int:
     return max(1, round(ratio * layers))
 
 
-def _package(name: str, **options: Any) -> Method:
+def _package(name: str, by_scorer: bool = False, **options: Any) -> Method:
     """What users run."""
-    by_picture = options.get("relevance") != "text" and "positions" not in options
     return Method(
-        name, lambda made, inputs, ratio: prune_inputs(made, inputs, keep_ratio=ratio, **options), by_picture=by_picture
+        name,
+        lambda made, inputs, ratio: prune_inputs(made, inputs, keep_ratio=ratio, **options),
+        by_scorer=by_scorer,
+        by_picture=options.get("relevance") != "text" and "positions" not in options,
     )
 
 

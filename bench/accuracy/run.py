@@ -2,7 +2,8 @@
 
 Four stages, each of which goes on where it was interrupted: features of the frozen tower; the training of projector,
 decoder and VisionSelector's scorer; the answers to questions about held-out scenes; the tables. Without a stage, all of
-them. Everything that is not a result stays in the cache folder. ``--tiny`` runs all of it on an untrained tower in a
+them. Everything that is not a result stays in the cache folder, which has to be removed when the source has changed:
+other settings are noticed, other source is not. ``--tiny`` runs all of it on an untrained tower in a
 minute or two, to see that it runs; its scores mean nothing and go to the cache folder alone.
 """
 
@@ -49,7 +50,8 @@ def result(settings: Settings, folder: Path) -> dict[str, Any]:
     return {
         "machine": machine,
         "settings": settings.as_result(),
-        "model": {name: log[name] for name in ("parameters", "sha256", "seconds", "products")},
+        "model": {name: log[name] for name in ("parameters", "sha256", "products")}
+        | {"seconds": round(log["alignment"]["seconds"] + log["seconds"], 1)},
         "scorer": {name: scored[name] for name in ("parameters", "seconds")},
         "rows": score.summarised(settings, evaluate.run(settings, folder)),
         "tokens_on_digits": on_digits.shares(settings, folder),

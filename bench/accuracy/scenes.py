@@ -39,8 +39,8 @@ class Scene:
         split: of ``material.SPLITS``.
         number: its number in the split.
         things: what each cell holds, ``"7"`` or ``"red disc"``; in reading order, without the empty ones.
-        counted: the shape of the question how many there are, every number from none to the most equally often; in a
-            joined scene every number that occurs in it.
+        counted: the shape that is asked for in "how many". It is drawn so that each number from none to
+            ``MOST_COUNTED`` is equally likely; in a joined scene, each number that occurs there.
         absent: a coloured shape that is not there, while another one of its colour or shape is.
     """
 

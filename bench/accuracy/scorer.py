@@ -1,9 +1,11 @@
 """The training of VisionSelector's scorer on the trained model, whose own weights stay as they are.
 
-As in its paper (arXiv 2510.16598, section 3), a soft choice of k tokens stands for the hard one: each visual token is
-multiplied by a share between 0 and 1, the sigmoid of its score above a threshold, and the threshold is where the shares
-add up to k. The loss is that of the answers, and of shares that are neither 0 nor 1, which weighs more with every step,
-so that the soft choice becomes the hard one. One share of the tokens is trained; the scorer is used at all of them.
+As in its paper (arXiv 2510.16598, section 3), a soft choice of k tokens stands for the hard one: each visual token has
+a share between 0 and 1, the sigmoid of its score above a threshold, and the threshold is where the shares add up to k.
+The loss is that of the answers, and of shares that are neither 0 nor 1, which weighs more with every step, so that the
+soft choice becomes the hard one. Where its code multiplies tokens by their shares, attention to them is multiplied
+here: the decoder's first layer normalises its input, so a token times 0.01 would be seen as well as before. One share
+of the tokens is trained; the scorer is used at all of them.
 """
 
 from __future__ import annotations
@@ -81,12 +83,12 @@ class ScorerTraining(Steps):
         packed = train.Packed([questions.taught(each, rng) for each in given], part.tokens)
         shares: list[Tensor] = []
 
-        def choose(visual: Tensor) -> Tensor:
+        def seen(visual: Tensor) -> Tensor:
             shares.append(soft_top_k(self.scorer(visual), self.k))
-            return visual * shares[-1].unsqueeze(-1)
+            return shares[-1]
 
         with self.products():
-            predicted = train.logits(self.model, model.joined(self.store.read(numbers)), packed, choose)
+            predicted = train.logits(self.model, model.joined(self.store.read(numbers)), packed, seen=seen)
         undecided = (shares[0] * (1 - shares[0])).mean()
         return train.answers_loss(predicted, packed) + SOFTNESS * (self.step / self.total) * undecided
 

@@ -41,7 +41,7 @@ class Settings:
         intermediate_size: of its MLPs.
         layers: its depth.
         heads: of its attention.
-        alignment_steps: of training the projector alone.
+        alignment_steps: of training projector and word embeddings on what each token shows.
         alignment_batch: how many pictures a step of it sees.
         stages: of training projector and decoder, one after the other.
         learning_rate: at its highest.

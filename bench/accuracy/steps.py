@@ -28,13 +28,13 @@ def mixed_precision() -> bool:
 
 
 class Steps(ABC):
-    """Gradient descent on some parameters, in a file; a step depends only on the state before it and its number.
+    """Gradient descent on some parameters, with its state in a file. A step depends on that state and its number.
 
     Muon moves the matrices that it is given: attention finds what a question is about in a fraction of the steps that
     AdamW needs. AdamW moves everything else.
 
-    Weights, loss and optimizer are float32. Where the processor multiplies bfloat16, autocast lets the forward and
-    backward passes use it, which takes two thirds of the time.
+    Weights, loss and optimizer are float32. Where the processor multiplies bfloat16, the passes in ``products`` use it,
+    which takes two thirds of the time.
 
     Args:
         settings: sizes and seeds; a file of others is refused.

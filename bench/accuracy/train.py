@@ -6,8 +6,9 @@ the model never sees a pruned picture before it is measured on some.
 
 It goes from few tokens to many: the fewer there are, the sooner attention finds the one that a question is about. First
 come the means over squares of tokens, as many as there are cells, then over smaller squares, then over rectangles of
-many shapes, and smaller pictures. So the decoder reads pictures of many resolutions, as those of users do, and does not
-count on one number of tokens for a thing. Cells of half of the pictures are mixed, so that scenes are new.
+many shapes, and smaller pictures, and last over one or two tokens in height and width. So the decoder reads pictures of
+many resolutions, as those of users do, and does not count on one number of tokens for a thing. Cells of half of the
+pictures are mixed, so that scenes are new.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ IGNORED = -100
 WEIGHT_DECAY = 0.02
 LOWEST_RATE = 0.02
 """The learning rate of the last step, as a share of the highest one."""
+LEAST_SEEN = 1e-6
+"""The least factor of a token's attention: its logarithm is finite."""
 VALIDATE_EVERY = 200
 LOG = "training-log.json"
 
@@ -89,7 +92,11 @@ class Packed:
 
 
 def logits(
-    made: Any, tokens: Tensor, packed: Packed, change: Callable[[Tensor], Tensor] = lambda visual: visual
+    made: Any,
+    tokens: Tensor,
+    packed: Packed,
+    change: Callable[[Tensor], Tensor] = lambda visual: visual,
+    seen: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What the model predicts behind the pictures, ``[B, S, words]``.
 
@@ -98,13 +105,19 @@ def logits(
         tokens: what its projector takes, ``[B, patches, 2 D]``.
         packed: the questions.
         change: what is done to the visual tokens, ``[B, patches, D]``.
+        seen: makes of these how much attention each may get, from 0 for a token that is as good as dropped to 1,
+            ``[B, patches]``; None for all of it.
     """
     embed = made.get_input_embeddings()
     begin = embed(torch.full((len(tokens), 1), words.NUMBERS[words.BEGIN]))
-    visual = made.model.multi_modal_projector(tokens)
-    embeddings = torch.cat([begin, change(visual), embed(packed.ids)], dim=1)
+    visual = change(made.model.multi_modal_projector(tokens))
+    embeddings = torch.cat([begin, visual, embed(packed.ids)], dim=1)
+    mask = packed.mask
+    if seen is not None:
+        factors = seen(visual).float().clamp_min(LEAST_SEEN).log()
+        mask = mask + F.pad(factors, (1, packed.ids.shape[1]))[:, None, None]
     output = made.model.language_model(
-        inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=packed.positions, use_cache=False
     )
     return made.lm_head(output.last_hidden_state[:, embeddings.shape[1] - packed.ids.shape[1] :])
 
@@ -135,8 +148,8 @@ def right(
         made: the model.
         store: the features of the part.
         count: how many scenes.
-        left: how many visual tokens are left of a picture.
-        change: what leaves them.
+        left: how many visual tokens a picture has after ``change``.
+        change: what is done to the visual tokens.
         tokens: what makes the projector's tokens of hidden states.
     """
     part = store.part

@@ -137,10 +137,14 @@ def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):
         assert torch.equal(store.read(every), features.opened(small, broken)[name].read(every))
 
 
-def test_features_of_other_settings_are_refused(folder):
-    other = dataclasses.replace(TINY, training_scenes=((84, 99),))
-    with pytest.raises(ValueError, match=r"features: expected training-84\.npy of shape"):
-        _ = features.opened(other, folder)["training-84"].done
+@pytest.mark.parametrize(
+    ("name", "field", "value"), [("training-84", "count", 99), ("training-84", "first", 7), ("held-out", "split", "")]
+)
+def test_features_of_other_scenes_are_refused(folder, name, field, value):
+    store = features.opened(TINY, folder)[name]
+    other = features.Features(folder, dataclasses.replace(store.part, **{field: value}), store._shape[-1])
+    with pytest.raises(ValueError, match=rf"features: expected {name}\.npy with .*, got .*; remove the folder"):
+        _ = other.done
 
 
 # Training
@@ -172,6 +176,24 @@ def test_training_sees_what_generate_sees(cached):
         found = train.logits(cached, model.joined(states), packed)[0, len(question.text.split())]
     assert torch.allclose(found, expected, atol=1e-5)
     assert packed.labels[0, len(question.text.split())] == words.encode(question.answer)[0]
+
+
+def test_a_token_that_gets_no_attention_is_not_seen(cached):
+    question = questions.asked(scenes.scene("held-out", NUMBERS[0]))[1]
+    packed = train.Packed([[question]], 36)
+    tokens = model.joined(cached.model.vision_tower.features.read(NUMBERS[:1]))
+    others = tokens.clone()
+    others[:, 5:20] = tokens[:, 4:5]
+    some = torch.ones(1, 36)
+    some[:, 5:20] = 0
+
+    def found(given, seen):
+        with torch.no_grad():
+            return train.logits(cached, given, packed, seen=lambda visual: seen)
+
+    assert torch.allclose(found(others, some), found(tokens, some), atol=1e-4)
+    assert torch.allclose(found(tokens, torch.ones(1, 36)), found(tokens, 1 - 1e-7 * some), atol=1e-4)
+    assert not torch.allclose(found(others, torch.ones(1, 36)), found(tokens, torch.ones(1, 36)), atol=1e-4)
 
 
 def scale(folder):
@@ -253,12 +275,12 @@ def test_the_scorer_learns_which_tokens_answers_need(trainings, monkeypatch):
     """A loss that wants the tokens with a large first feature stands for that of the answers."""
     model.save(model.untrained(TINY), TINY, trainings[0] / "checkpoint")
     training = scorer.ScorerTraining(dataclasses.replace(TINY, scorer_steps=60), trainings[0])
-    seen = []
+    given = []
 
-    def logits(made, states, packed, choose):
+    def logits(made, states, packed, seen):
         visual = torch.randn(4, 36, 32, generator=torch.Generator().manual_seed(training.step)) + 1
-        seen.append((visual, choose(visual)))
-        return seen[-1]
+        given.append((visual, visual * seen(visual).unsqueeze(-1)))
+        return given[-1]
 
     monkeypatch.setattr(scorer.train, "logits", logits)
     monkeypatch.setattr(
@@ -267,7 +289,7 @@ def test_the_scorer_learns_which_tokens_answers_need(trainings, monkeypatch):
     monkeypatch.setattr(scorer.train, "right", lambda *arguments: {})
     for _ in range(60):
         training.advance()
-    visual, _ = seen[-1]
+    visual, _ = given[-1]
     kept = training.scorer(visual).topk(training.k).indices
     assert visual[..., 0].gather(-1, kept).mean() > visual[..., 0].mean() + 0.8
 
