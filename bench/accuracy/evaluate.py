@@ -212,10 +212,13 @@ def run(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]:
                 progress.step("evaluation: goes on")
             for _ in left:
                 progress.step(f"evaluation: {_next(done, processes)}")
-    finally:
+    except BaseException:
         for process in processes:
-            process.terminate()
-            process.join()
+            if process.pid is not None:  # it has been started
+                process.terminate()
+        raise
+    for process in processes:
+        process.join()
     return {cell.name: here.kept(cell) or {} for cell in here.cells}
 
 
