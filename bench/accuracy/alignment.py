@@ -56,7 +56,7 @@ class Alignment(Steps):
         every = model.trained_parameters(made)
         parameters = {name: each for name, each in every.items() if name.startswith(PARAMETERS)}
         super().__init__(settings, folder / "alignment.pt", settings.alignment_steps, parameters, WEIGHT_DECAY)
-        self.mixed = False  # cosines are multiplied by SHARPNESS, and so are their errors
+        self.mixed = False  # the loss below does not use `products`
 
     def rate(self) -> float:
         return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * self.step / self.total))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.accuracy import model, questions, scenes, scorer, words
-from bench.accuracy.features import HELD_OUT, Features, opened
+from bench.accuracy.features import HELD_OUT, Features, chunks, opened
 from bench.accuracy.methods import DOWNSAMPLED, FASTV, FASTV_LAST, FASTV_LAYERS, VTW, Method, Ready, methods, vtw_layers
 from bench.accuracy.questions import Question
 from bench.accuracy.settings import Settings
@@ -95,8 +95,7 @@ def answered(made: Any, cell: Cell, store: Features, given: Sequence[Sequence[Qu
     answers: list[list[str]] = [[] for _ in given]
     tokens = 0
     try:
-        for start in range(0, len(given), CHUNK):
-            numbers = range(start, min(start + CHUNK, len(given)))
+        for numbers in chunks(range(len(given)), CHUNK):
             prefix: Prefix | None = None
             # The same question of every scene has the same length.
             for place in range(len(given[0])):

@@ -93,6 +93,11 @@ def downsampled(side: int, ratio: float) -> tuple[int, int]:
     return min(shapes, key=lambda shape: (abs(shape[0] * shape[1] - k), shape))
 
 
+def chunks(numbers: range, size: int) -> list[range]:
+    """Consecutive numbers in pieces of that size, the last one perhaps smaller."""
+    return [numbers[at : at + size] for at in range(0, len(numbers), size)]
+
+
 class Features:
     """The files of a part: an array ``[count, places, 1 + tokens, D]`` and how many scenes are in it."""
 
@@ -123,7 +128,7 @@ class Features:
 
     def missing(self) -> list[range]:
         """The chunks of scenes that are not there yet."""
-        return [range(at, min(at + CHUNK, self.part.count)) for at in range(self.done, self.part.count, CHUNK)]
+        return chunks(range(self.done, self.part.count), CHUNK)
 
     def write(self, chunk: range, states: Tensor) -> None:
         """Adds the next scenes; what was interrupted before this returned is done again."""

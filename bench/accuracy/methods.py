@@ -76,8 +76,8 @@ def methods(settings: Settings, scorer: Callable[[Tensor], Tensor] | None = None
         _package("DPP, text relevance", method="dpp", relevance="text"),
         _package("DPP, class attention", method="dpp", relevance="cls_attention"),
         _package("top k by class attention", **TOP_K),
-        _package("top k by VisionSelector's scorer", True, method="idpruner", importance=scorer, lam=1.0),
-        _package("IDPruner, VisionSelector's scorer", True, method="idpruner", importance=scorer),
+        _package("top k by VisionSelector's scorer", by_scorer=True, method="idpruner", importance=scorer, lam=1.0),
+        _package("IDPruner, VisionSelector's scorer", by_scorer=True, method="idpruner", importance=scorer),
         _in_decoder(FASTV, _fastv),
         _in_decoder(FASTV_LAST, functools.partial(_fastv, of_last_token=True)),
         # A share of 5 % would be that of 10 %: no fewer than one layer sees the tokens.
@@ -99,7 +99,7 @@ def vtw_layers(ratio: float, layers: int) -> int:
     return max(1, round(ratio * layers))
 
 
-def _package(name: str, by_scorer: bool = False, **options: Any) -> Method:
+def _package(name: str, *, by_scorer: bool = False, **options: Any) -> Method:
     """What users run."""
     return Method(
         name,

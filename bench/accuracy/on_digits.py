@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bench.accuracy import evaluate, model, scenes
-from bench.accuracy.features import HELD_OUT, opened
-from bench.accuracy.methods import DIVPRUNE, RANDOM, UNIFORM, UNPRUNED, methods
+from bench.accuracy.features import HELD_OUT, chunks, opened
+from bench.accuracy.methods import DIVPRUNE, RANDOM, UNIFORM, UNPRUNED, Method, methods
 from bench.accuracy.settings import Settings
 
 METHODS = (
@@ -38,18 +39,15 @@ def shares(settings: Settings, folder: Path) -> dict[str, list[float]]:
     made.model.vision_tower = model.CachedTower(made.model.vision_tower, store)
     given, part = evaluate.asked(settings), store.part
     digits = [tokens_on_digits(part.scene(number), part.width) for number in range(part.count)]
-    found: dict[str, list[float]] = {}
-    for method in methods(settings):
-        if method.name not in METHODS or method.name in found:  # of random choice, the first seed
-            continue
-        found[method.name] = []
-        for ratio in RATIOS:
-            each = []
-            for start in range(0, part.count, evaluate.CHUNK):
-                numbers = range(start, min(start + evaluate.CHUNK, part.count))
-                inputs = model.inputs([given[number][0].text for number in numbers], numbers, part.tokens)
-                ready = method.prepare(made, inputs, ratio)
-                kept = getattr(ready, "kept_indices", [slice(None)] * len(numbers))
-                each += [float(digits[number][rows].mean()) for number, rows in zip(numbers, kept, strict=True)]
-            found[method.name].append(round(float(np.mean(each)), 4))
-    return found
+    by_name = {method.name: method for method in reversed(methods(settings))}  # of random choice, the first seed
+
+    def share(method: Method, ratio: float) -> float:
+        each = []
+        for numbers in chunks(range(part.count), evaluate.CHUNK):
+            inputs = model.inputs([given[number][0].text for number in numbers], numbers, part.tokens)
+            ready: Any = method.prepare(made, inputs, ratio)
+            kept = [slice(None)] * len(numbers) if method.name == UNPRUNED else ready.kept_indices
+            each += [float(digits[number][rows].mean()) for number, rows in zip(numbers, kept, strict=True)]
+        return round(float(np.mean(each)), 4)
+
+    return {name: [share(by_name[name], ratio) for ratio in RATIOS] for name in METHODS}

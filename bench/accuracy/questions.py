@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.accuracy.scenes import CELLS, ROWS, Scene
+from bench.accuracy.scenes import CELLS, ROWS, Scene, number_of
 
 EMPTY = "nothing"
 
@@ -97,7 +97,7 @@ def _where(given: Scene, cell: str) -> Question:
 
 
 def _count(given: Scene, shape: str) -> Question:
-    return Question("count", f"how many {shape}", str(sum(pair.endswith(shape) for pair in given.shapes.values())))
+    return Question("count", f"how many {shape}", str(number_of(shape, given.shapes.values())))
 
 
 def _present(given: Scene, pair: str) -> Question:

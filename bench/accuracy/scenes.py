@@ -86,6 +86,11 @@ def scene(split: str, number: int) -> Scene:
     return Scene(split, number, things, counted, _lure(pairs, rng))
 
 
+def number_of(shape: str, pairs: Collection[str]) -> int:
+    """How many of some coloured shapes are of that shape."""
+    return sum(pair.endswith(shape) for pair in pairs)
+
+
 def _lure(pairs: Collection[str], rng: np.random.Generator) -> str:
     """A coloured shape that is none of those, while another one has its colour or shape."""
     alike = {word for pair in pairs for word in pair.split()}
@@ -112,7 +117,7 @@ def joined(first: Scene, second: Scene, from_second: Sequence[bool], rng: np.ran
     pairs = [thing for thing in things.values() if " " in thing]
     if not pairs or len(set(pairs)) < len(pairs) or not DIGITS[0] <= len(things) - len(pairs) <= DIGITS[1]:
         return None
-    numbers = {shape: sum(pair.endswith(shape) for pair in pairs) for shape in SHAPES}
+    numbers = {shape: number_of(shape, pairs) for shape in SHAPES}
     number = rng.choice(sorted(set(numbers.values()) & set(range(MOST_COUNTED + 1))))
     counted = str(rng.choice([shape for shape in SHAPES if numbers[shape] == number]))
     return Scene(first.split, first.number, things, counted, _lure(pairs, rng))
