@@ -58,8 +58,8 @@ class Way:
 
 
 CASES = (
-    *(Case(1_000_000, depth, noise, k) for depth in (384, 768) for noise in clusters.NOISE for k in (1_000, 10_000)),
     *(Case(rows, 384, clusters.NOISE[0], 1_000) for rows in (10_000, 100_000)),
+    *(Case(1_000_000, depth, noise, k) for noise in clusters.NOISE for depth in (384, 768) for k in (1_000, 10_000)),
 )
 SMALL = tuple(Case(4_000, 64, noise, 200) for noise in clusters.NOISE)
 OPERATOR = Way("operator")

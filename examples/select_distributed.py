@@ -2,10 +2,12 @@
 
     torchrun --nproc-per-node 2 examples/select_distributed.py --rows 20000 --k 500
 
+With ``--device cuda``, each process has a GPU, and NCCL joins them.
 In an application, each rank has rows that no other rank could hold beside its own.
 """
 
 import argparse
+import os
 
 import torch
 import torch.distributed as dist
@@ -20,10 +22,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000, help="of each rank")
     parser.add_argument("--depth", type=int, default=128, help="D")
     parser.add_argument("--k", type=int, default=100, help="rows to keep of all ranks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    dist.init_process_group("gloo")
+    if options.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     rank = dist.get_rank()
     x_local = torch.randn(options.rows, options.depth, generator=torch.Generator().manual_seed(rank))
+    x_local = x_local.to(options.device)
 
     selection = distributed.divprune(x_local, options.k)
     kept = x_local[selection.local()]  # this rank's own part of the result

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from . import torch_release
 from .backends import native, triton
@@ -26,6 +27,23 @@ class Backend(Protocol):
 
     def operator(self, name: str, overload: str) -> Callable[..., Any]:
         """The backend's form of an operator, with the arguments of its declaration."""
+
+    # What a selection over several processes is made of, with the bits of a selection in one.
+
+    def instruction_set(self, x: Tensor) -> str:
+        """What the bits of similarities depend on."""
+
+    def reciprocal_norms(self, x: Tensor) -> Tensor:
+        """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
+
+    def similarities(self, x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
+        """Those of the rows of x to the rows of y, given their reciprocal norms: float32 ``[N of x, N of y]``.
+
+        A row that is not finite may have any.
+        """
+
+    def outliers(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
 
 
 BACKENDS: dict[str, Backend] = {"native": native, "triton": triton}

@@ -32,7 +32,7 @@ WORKERS = 8
 slows down the others until it is killed.
 """
 
-SELECTION = ("tests/triton", "tests/operators", "-m", "gpu and not slow")
+SELECTION = ("tests/triton", "tests/operators", "tests/distributed", "-m", "gpu and not slow")
 POLL_SECONDS = 0.1
 MOST_RESTARTS = 12
 """Of a worker. More of them would tell nothing new."""

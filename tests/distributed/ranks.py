@@ -1,4 +1,7 @@
-"""Processes of torch.distributed that run functions of these tests, all ranks at once."""
+"""Processes of torch.distributed that run functions of these tests, all ranks at once.
+
+They have a GPU each if they are joined by NCCL, and Triton's interpreter where the tests have it.
+"""
 
 import datetime
 import importlib
@@ -6,16 +9,19 @@ import socket
 import sys
 import traceback
 
+import pytest
 import torch
 import torch.multiprocessing
+
+from tests.conftest import INTERPRETED
 
 SECONDS = 60.0
 
 
 class Ranks:
-    """So many processes, joined by gloo."""
+    """So many processes, joined by gloo or NCCL."""
 
-    def __init__(self, size):
+    def __init__(self, size, transport="gloo"):
         self.size = size
         context = torch.multiprocessing.get_context("spawn")
         with socket.socket() as listening:
@@ -24,7 +30,7 @@ class Ranks:
         self.pipes, self.processes = [], []
         for rank in range(size):
             mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, rank, size, port), daemon=True)
+            process = context.Process(target=serve, args=(theirs, rank, size, port, transport), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(mine)
@@ -57,10 +63,16 @@ class Ranks:
             process.join()
 
 
-def serve(pipe, rank, size, port):
+def serve(pipe, rank, size, port, transport):
     torch.set_num_threads(1)
+    if transport == "nccl":
+        torch.cuda.set_device(rank)
+    if INTERPRETED:
+        from tests.support.interpreter import make_faster
+
+        make_faster(pytest.MonkeyPatch())
     torch.distributed.init_process_group(
-        "gloo",
+        transport,
         init_method=f"tcp://127.0.0.1:{port}",
         rank=rank,
         world_size=size,

@@ -1,6 +1,5 @@
 """Selections from rows of several processes: bit for bit those of one process that has all rows."""
 
-import itertools
 import warnings
 
 import pytest
@@ -8,13 +7,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.distributed.one_process import SELECTORS, check, even_cuts
 from tests.distributed.ranks import Ranks
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
-from tokenprune_kernels.distributed import shard
-from tokenprune_kernels.methods import METHODS
+from tokenprune_kernels.distributed import lazy_greedy, shard
 
-SELECTORS = ("divprune", "mmr", "idpruner")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -26,44 +24,6 @@ def ranks(request):
     made = Ranks(request.param)
     yield made
     made.end()
-
-
-def select(method, x, weight, k, lam, initial=None):
-    """What a rank does: its picks, their scores, its own picks, and the collectives that it took."""
-    arguments = METHODS[method].arguments(x, weight, (k,), lam)
-    found = getattr(distributed, method)(*arguments, initial=initial)
-    return found.indices, found.scores, found.local(), found.collectives
-
-
-def expected_of(method, x, weight, k, lam, initial):
-    operator = getattr(torch.ops.tokenprune, method)
-    return operator.scores(*METHODS[method].arguments(x, weight, (k,), lam, initial))
-
-
-def check(ranks, method, x, weight, k, lam, cuts, initial=None):
-    """Compares every rank with one process. Returns how many collectives there were."""
-    indices, scores = expected_of(method, x, weight, k, lam, initial)
-    bounds = [0, *sorted(cuts), len(x)]
-    pieces = list(itertools.pairwise(bounds))
-    if ranks is None:
-        answers = [select(method, x, weight, k, lam, initial)]
-    else:
-        size = ranks.size
-        shards = [x[begin:end].clone() for begin, end in pieces]
-        weights = [weight[begin:end].clone() for begin, end in pieces]
-        answers = ranks.call(select, [method] * size, shards, weights, [k] * size, [lam] * size, [initial] * size)
-    for (begin, end), answer in zip(pieces, answers, strict=True):
-        assert not isinstance(answer, Exception), answer
-        found, won, local, _ = answer
-        assert found.tolist() == indices.tolist()
-        assert won.tolist() == scores.tolist()
-        assert local.tolist() == [index - begin for index in indices.tolist() if begin <= index < end]
-    assert len({answer[3] for answer in answers}) == 1
-    return answers[0][3]
-
-
-def even_cuts(ranks, count):
-    return [] if ranks is None else [count * rank // ranks.size for rank in range(1, ranks.size)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -161,8 +121,17 @@ def test_any_split_of_any_rows(ranks, data):
 
 
 @pytest.mark.parametrize("method", SELECTORS)
+@pytest.mark.parametrize("pool", [1, 300])
+def test_the_size_of_the_pool_changes_nothing(monkeypatch, method, pool):
+    monkeypatch.setattr(lazy_greedy, "_POOL", pool)
+    monkeypatch.setattr(lazy_greedy, "_FRONTIER", 1)
+    for x in (gaussian_tokens(700, 16), exact_tokens(700, 16, non_zeros=4)):
+        check(None, method, x, random_weight(700).mul(4).round(), 350, 0.5, [])
+
+
+@pytest.mark.parametrize("method", SELECTORS)
 @pytest.mark.parametrize("most", [1, 7, 200])
-def test_so_many_similarities_at_a_time_change_nothing(monkeypatch, method, most):
-    monkeypatch.setattr(shard, "_SIMILARITIES_AT_A_TIME", most)
+def test_so_many_elements_at_a_time_change_nothing(monkeypatch, method, most):
+    monkeypatch.setattr(shard, "_ELEMENTS_AT_A_TIME", most)
     x = exact_tokens(60, 16, non_zeros=4)
     check(None, method, x, random_weight(60), 30, 0.5, [])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tests.mutants import native, python, triton
+from tests.mutants import distributed, native, python, triton
 
 NATIVE = "not slow and not gpu and not interpret and not alone"
 INTERPRETED = "interpret and not slow"
@@ -55,8 +55,10 @@ ROOMS = {
     ),
     "triton segments": Room(INTERPRETED, ("tests/operators/test_hostile_varlen.py", "tests/operators/test_varlen.py")),
     "triton grid": Room(INTERPRETED, ("tests/triton/test_grid.py",)),
+    "distributed": Room(NATIVE, ("tests/distributed",)),
+    "triton distributed": Room(INTERPRETED, ("tests/distributed",)),
     "judge": Room(NATIVE, ("tests/oracle", "tests/operators/test_dpp.py")),
     "transformers": Room(NATIVE, ("tests/transformers",)),
 }
 
-MUTANTS = (*native.MUTANTS, *triton.MUTANTS, *python.MUTANTS)
+MUTANTS = (*native.MUTANTS, *triton.MUTANTS, *distributed.MUTANTS, *python.MUTANTS)

@@ -29,7 +29,7 @@ class _Operators:
 
     def _on_device(self, operator):
         def call(*arguments):
-            result = operator(*(_moved(argument, self.device) for argument in arguments))
+            result = operator(*(moved(argument, self.device) for argument in arguments))
             return result.cpu() if isinstance(result, torch.Tensor) else tuple(tensor.cpu() for tensor in result)
 
         return call
@@ -48,7 +48,7 @@ def on_device(device):
         _Operators.device = before
 
 
-def _moved(value, device):
+def moved(value, device):
     if device == "cpu" or not isinstance(value, torch.Tensor):
         return value
     storage = torch.empty(0, dtype=value.dtype).set_(value.detach().untyped_storage())

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import make_backend  # noqa: E402
 from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
-from tokenprune_kernels.backends.triton import kernels, operators, runtime  # noqa: E402
+from tokenprune_kernels.backends.triton import kernels, operators, rows, runtime  # noqa: E402
 
 KERNELS = tuple(name for name in kernels.__all__ if name.endswith("_kernel"))
 
@@ -108,6 +108,11 @@ def test_a_bucket_is_what_is_compiled(buckets, force, monkeypatch):
             sizes = draw.choice([1, 16, 17]), draw.choice([1, 16, count, 2**31 + 5])
             sums = int32(draw, segments), int32(draw, segments)
             operators.operator(f"{method}_varlen", overload)(*varlen_arguments(method, x, weight, *sums, *sizes, lam))
+        if not items:
+            y = tokens(draw, (draw.choice([1, 16, 65]), depth), x.dtype)
+            of_x, of_y = (tokens(draw, (len(each),), torch.float32) for each in (x, y))
+            rows.similarities(x, of_x, y, of_y)
+            rows.reciprocal_norms(y)
     assert len(buckets.keys_of) > 100
     assert {bucket[0] for bucket in buckets.keys_of} == set(KERNELS)
 

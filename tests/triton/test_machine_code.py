@@ -267,6 +267,29 @@ def assert_cooperative(binary, code, config):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("alignment", "depth"), [(8, 4_096), (8, 40), (1, 1_001), (1, 33)])
+@slow_if(lambda architecture, depth: architecture != 90 or depth in (40, 33))
+def test_similarities_of_two_tensors(machine_code, architecture, dtype, alignment, depth):
+    config = configs.cross_similarity_config(dtype.itemsize, aligned=alignment > 1)
+    kernel = compiled(
+        kernels.cross_similarity_kernel,
+        architecture,
+        {"x": dtype, "y": dtype} | dict.fromkeys(("norm_x", "norm_y", "similarity"), torch.float32),
+        {"ALIGNMENT": alignment} | base.tile_constants(config, depth),
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    code = machine_code(kernel)
+    # The same products as in the similarity pass: another instruction could round otherwise.
+    assert bool(re.search(TENSOR_CORE[architecture], code)) == (dtype != torch.float32)
+    assert not (architecture == 90 and re.search(r"\bHMMA\.", code))
+    assert not re.search(LOCAL_MEMORY, code)
+    assert registers(code) <= config.registers
+    assert kernel.metadata.shared <= config.shared_memory
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["mmr", "idpruner"])
 @slow_if(lambda architecture: architecture != 90)
 def test_first_pick(machine_code, architecture, method):
@@ -333,6 +356,8 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
         for aligned in (True, False)
     }
     assert taken == set(configs.SIMILARITY)
+    taken = {configs.cross_similarity_config(size, aligned) for size in (2, 4) for aligned in (True, False)}
+    assert taken == set(configs.CROSS_SIMILARITY)
     taken = {configs.greedy_config(2**power) for power in range(4, 15)}
     assert taken == set(configs.GREEDY)
     taken = {
@@ -344,7 +369,7 @@ def test_every_row_of_the_table_is_reachable_and_has_a_reason():
     assert taken == set(configs.LAZY_GREEDY)
     taken = {configs.candidate_count(size, count) for size in (2, 4) for count in (1, 1_536, 1_537, 8_192, 8_193)}
     assert taken == {row.candidates for row in configs.CANDIDATE_COUNTS}
-    tables = configs.SIMILARITY, configs.GREEDY, configs.LAZY_GREEDY, configs.CANDIDATE_COUNTS
+    tables = configs.SIMILARITY, configs.CROSS_SIMILARITY, configs.GREEDY, configs.LAZY_GREEDY, configs.CANDIDATE_COUNTS
     assert all(row.reason for table in tables for row in table)
 
 

@@ -249,8 +249,9 @@ def test_nothing_is_compiled_inside_a_capture(backend, monkeypatch):
 def test_every_method_is_warmed_up(backend, monkeypatch):
     monkeypatch.setattr(runtime, "_compiled", set())
     tokenprune_kernels.warmup([(9, 8)], dtype=torch.float32, device=ops.device)
+    # A selection over several processes is never captured.
     assert {bucket[0].__name__ for bucket in runtime._compiled} == {
-        name for name in kernels.__all__ if name.endswith("_kernel")
+        name for name in kernels.__all__ if name.endswith("_kernel") and name != "cross_similarity_kernel"
     }
 
 

@@ -127,6 +127,11 @@ def _reason_of(name: str, error: RuntimeError) -> BaseException:
     return error
 
 
+def instruction_set(x: Tensor) -> str:
+    """What the bits of similarities depend on: the instruction set that x's dtype takes."""
+    return str(build_info()["isa_by_dtype"][str(x.dtype).removeprefix("torch.")])
+
+
 def reciprocal_norms(x: Tensor) -> Tensor:
     """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
     return operator("_reciprocal_norms", "default")(x)

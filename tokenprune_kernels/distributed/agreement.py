@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..arguments import check_tensor, exact_integer, number
 from ..checks import check_dense, check_initial
-from ..dispatch import backend_of, build_info
+from ..dispatch import BACKENDS, backend_of
 from ..version import __version__
 from .exchange import Exchange
 
@@ -128,17 +128,15 @@ def _facts(
     if initial is not None:
         check_initial(name, initial, x)
     backend = backend_of(name, x.device.type)
-    if backend != "native":
-        raise ValueError(f"{name}: expected the native backend, which takes rows on the CPU, got backend {backend!r}")
-    native = build_info()["backends"]["native"]
     return {
         "method": name,
         "k": k,
         "lam": lam,
         "D": x.shape[1],
         "dtype": str(x.dtype),
+        "backend": backend,
         # Similarities of other instruction sets differ in their last bits.
-        "instruction set": native["isa_by_dtype"][str(x.dtype).removeprefix("torch.")],
+        "instruction set": BACKENDS[backend].instruction_set(x),
         "release of this package": __version__,
         "initial rows": _short(initial),
         "rows": sum(len(part) for part in parts),
@@ -149,5 +147,5 @@ def _short(initial: Tensor | None) -> str:
     """What initial rows are compared by: their number, and a digest of them."""
     if initial is None or len(initial) == 0:
         return "none"
-    digest = hashlib.sha256(initial.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(initial.cpu().numpy().tobytes()).hexdigest()
     return f"{len(initial)} with the digest {digest[:16]}"

@@ -1,4 +1,7 @@
-"""The collectives of one selection, counted."""
+"""The collectives of one selection, counted.
+
+They are those of torch.distributed on any backend: NCCL for tensors on the GPU, gloo for tensors on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,19 @@ class Exchange:
         received_bytes: what they brought to this process.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, near: torch.device | None = None) -> None:
+        """Of a process group.
+
+        Args:
+            group: None for all processes.
+            near: where the rows are. What lies on a device whose tensors the group cannot send goes by way of it.
+        """
         self._group = group
         there = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank(group) if there else 0
         self.size = dist.get_world_size(group) if there else 1
+        self._sendable = _device_types(group) if self.size > 1 else frozenset()
+        self._other = near if near is not None and near.type in self._sendable else _default_device(self._sendable)
         self.collectives = 0
         self.received_bytes = 0
 
@@ -35,17 +46,20 @@ class Exchange:
         """The tensors of all ranks, of one shape and dtype: ``[size, *shape]``."""
         if self.size == 1:
             return tensor.unsqueeze(0)
-        gathered = tensor.new_empty((self.size, *tensor.shape))
+        sent = self._sent(tensor)
+        gathered = sent.new_empty((self.size, *tensor.shape))
         self._count(gathered.nbytes)
-        dist.all_gather(list(gathered.unbind()), tensor.contiguous(), group=self._group)
-        return gathered
+        dist.all_gather(list(gathered.unbind()), sent, group=self._group)
+        return gathered.to(tensor.device)
 
     def maximum(self, tensor: Tensor) -> Tensor:
         """The largest of each element over all ranks."""
-        if self.size > 1:
-            self._count(tensor.nbytes)
-            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
-        return tensor
+        if self.size == 1:
+            return tensor
+        sent = self._sent(tensor)
+        self._count(sent.nbytes)
+        dist.all_reduce(sent, dist.ReduceOp.MAX, group=self._group)
+        return sent.to(tensor.device)
 
     def texts(self, facts: dict[str, Any]) -> Sequence[dict[str, Any]]:
         """What each rank says, by rank."""
@@ -53,6 +67,20 @@ class Exchange:
         gathered = self.gather(torch.tensor(list(text), dtype=torch.uint8))
         return [json.loads(bytes(row.tolist())) for row in gathered]
 
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """The tensor on a device whose tensors the group can send."""
+        return tensor.to(tensor.device if tensor.device.type in self._sendable else self._other).contiguous()
+
     def _count(self, received: int) -> None:
         self.collectives += 1
         self.received_bytes += received
+
+
+def _device_types(group: dist.ProcessGroup | None) -> frozenset[str]:
+    """The types of device whose tensors a process group can send."""
+    return frozenset(part.partition(":")[0] for part in dist.get_backend_config(group).split(","))
+
+
+def _default_device(sendable: frozenset[str]) -> torch.device:
+    """The CPU, or what a group without it sends from, as NCCL alone does: the GPU of this process."""
+    return torch.device("cpu" if "cpu" in sendable else min(sendable, default="cpu"))

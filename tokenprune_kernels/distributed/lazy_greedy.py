@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..backends import native
 from .exchange import Exchange
 from .messages import Key, Rows
 from .shard import Shard
@@ -22,7 +21,8 @@ ScoresOf = Callable[[Tensor, Tensor], Tensor]
 """From each row's largest similarity to a pick, and its relevance, to its score."""
 
 _FRONTIER = 8  # times the candidates
-_PICKS_PER_UPDATE = 64
+_POOL = 1 << 16
+_PICKS_PER_UPDATE = 64  # at least
 
 
 def candidates_of_a_round(k: int, size: int) -> int:
@@ -49,6 +49,8 @@ class LazyGreedy:
         self._seen = torch.zeros(n, dtype=torch.int64)
         self._bounds = torch.full((n,), -torch.inf)  # -inf of rows that cannot be picked
         self._initial = torch.zeros(n, dtype=torch.bool)
+        # The rows with the best upper bounds, which the frontier is taken from, and the best key of the others.
+        self._pool, self._beyond = torch.empty(0, dtype=torch.int64), Key.none()
         self._x = shard.empty(most)  # the selected rows that are finite, the initial ones first
         self._norms = torch.empty(most)
         self._selected = 0
@@ -99,6 +101,7 @@ class LazyGreedy:
         self._bounds = torch.where(shard.finite & ~self._initial, scores, -torch.inf)
         position = self.index[: self.count] - shard.first
         self._bounds[position[(position >= 0) & (position < len(shard))]] = -torch.inf
+        self._pool, self._beyond = self._best(torch.arange(len(shard)), _POOL)
 
     def _round(self) -> bool:
         """Picks at least one row. Returns False if no rank has one left."""
@@ -109,7 +112,7 @@ class LazyGreedy:
             return False
         _, maximum, relevance = (column.contiguous() for column in rows.values.unbind(dim=1))
         outside = min(rows.outside)
-        similarities = native.similarities(rows.x, rows.norms, rows.x, rows.norms)
+        similarities = self._shard.similarities_between(rows.x, rows.norms, rows.x, rows.norms)
         scores = self._scores_of(maximum, relevance)
         picked: list[int] = []
         won: list[float] = []
@@ -134,7 +137,7 @@ class LazyGreedy:
         shard = self._shard
         frontier_size = _FRONTIER * self._candidates
         while True:
-            frontier, outside = self._best(torch.arange(len(shard)), frontier_size)
+            frontier, outside = self._frontier(frontier_size)
             live = self._refresh(frontier, outside)
             if len(live) or outside == Key.none():
                 break
@@ -142,6 +145,14 @@ class LazyGreedy:
         chosen, best_left = self._best(live, self._candidates)
         values = torch.stack([shard.norms[chosen], self._maximum[chosen], self._relevance[chosen]], dim=1)
         return Rows(shard.first + chosen, values, shard.rows(chosen), [min(outside, best_left)])
+
+    def _frontier(self, size: int) -> tuple[Tensor, Key]:
+        """So many rows with the best upper bounds, and the best key of the rest."""
+        frontier, outside = self._best(self._pool, size)
+        if self._beyond < outside:  # the pool has too few of them left
+            self._pool, self._beyond = self._best(torch.arange(len(self._shard)), max(_POOL, 4 * size))
+            frontier, outside = self._best(self._pool, size)
+        return frontier, outside
 
     def _best(self, positions: Tensor, count: int) -> tuple[Tensor, Key]:
         """The positions with the best upper bounds, of the rows that can be picked, and the best key of the rest."""
@@ -172,10 +183,10 @@ class LazyGreedy:
             if len(stale) == 0:
                 return self._beating(positions, outside)
             begin = int(self._seen[stale].min())
-            end = min(self._selected, begin + _PICKS_PER_UPDATE)
+            end = min(self._selected, begin + max(begin, _PICKS_PER_UPDATE))
             group = stale[self._seen[stale] < end]
-            similarities = self._shard.similarities(group, self._x[begin:end], self._norms[begin:end])
-            self._maximum[group] = torch.maximum(self._maximum[group], similarities.amax(dim=1))
+            largest = self._shard.largest_similarities(group, self._x[begin:end], self._norms[begin:end])
+            self._maximum[group] = torch.maximum(self._maximum[group], largest)
             self._seen[group] = end
             self._bounds[group] = self._scores_of(self._maximum[group], self._relevance[group])
             positions = self._beating(positions, outside)

@@ -35,7 +35,7 @@ class Rows:
     Attributes:
         index: global, int64 ``[m]``.
         values: float32 ``[m, columns]``: the reciprocal norm, and what else the sender knows of each.
-        x: ``[m, D]``.
+        x: ``[m, D]``, on their device; all else is on the CPU.
         outside: the best key that each sender has beside them.
     """
 
@@ -57,7 +57,7 @@ class Rows:
         return Rows(self.index[places], self.values[places], self.x[places])
 
     def packed(self, capacity: int) -> Tensor:
-        """One message of the same length on all ranks, uint8."""
+        """One message of the same length on all ranks, uint8, on the device of the rows."""
         (outside,) = self.outside
         columns = self.values.shape[1]
         index = torch.full((capacity + 2,), _NO_INDEX, dtype=torch.int64)
@@ -68,7 +68,8 @@ class Rows:
         values[1 : 1 + len(self)] = self.values
         x = self.x.new_zeros((capacity, self.x.shape[1]))
         x[: len(self)] = self.x
-        message = torch.cat([part.reshape(-1).view(torch.uint8) for part in (index, values, x)])
+        parts = (index.to(x.device), values.to(x.device), x)
+        message = torch.cat([part.reshape(-1).view(torch.uint8) for part in parts])
         return torch.nn.functional.pad(message, (0, -len(message) % 8))
 
     @classmethod
@@ -80,8 +81,9 @@ class Rows:
         values_end = index_end + 4 * columns * (capacity + 1)
         x_end = values_end + capacity * like.shape[1] * like.itemsize
         for message in messages:
-            index = message[:index_end].view(torch.int64)
-            values = message[index_end:values_end].view(torch.float32).reshape(-1, columns)
+            known = message[:values_end].cpu()
+            index = known[:index_end].view(torch.int64)
+            values = known[index_end:].view(torch.float32).reshape(-1, columns)
             x = message[values_end:x_end].view(like.dtype).reshape(capacity, like.shape[1])
             count = int(index[0])
             outside.append(Key(float(values[0, 0]), int(index[1])))

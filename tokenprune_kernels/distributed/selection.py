@@ -20,8 +20,9 @@ class Selection:
     """What was picked, the same on every rank.
 
     Attributes:
-        indices: int64 ``[k]``, in the order of selection. Rows are numbered through all ranks.
-        scores: float32 ``[k]``, the score with which each was picked.
+        indices: int64 ``[k]``, in the order of selection, on the device of the rows. These are numbered through all
+            ranks.
+        scores: float32 ``[k]``, the score with which each was picked, on the same device.
         rows: how many rows each rank has.
         rank: this process.
         collectives: how many collectives the selection made.
@@ -66,10 +67,10 @@ class Progress:
         rows: Sequence[int],
         initial: Tensor | None = None,
     ) -> None:
-        self._exchange, self._rows = exchange, tuple(rows)
-        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial.contiguous()
-        weight = None if weight is None else weight.detach().float()
-        self._shard = Shard(parts, weight, sum(rows[: exchange.rank]))
+        self._exchange, self._rows, self._device = exchange, tuple(rows), parts[0].device
+        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial.cpu().contiguous()
+        weight = None if weight is None else weight.detach().cpu().float()
+        self._shard = Shard(method, parts, weight, sum(rows[: exchange.rank]))
         self._relevance = None
         scores_of: ScoresOf = _distance
         if weight is not None:
@@ -106,8 +107,8 @@ class Progress:
         """What the caller gets in the end."""
         exchange = self._exchange
         return Selection(
-            self._greedy.index,
-            self._greedy.scores,
+            self._greedy.index.to(self._device),
+            self._greedy.scores.to(self._device),
             self._rows,
             exchange.rank,
             exchange.collectives,

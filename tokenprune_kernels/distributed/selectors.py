@@ -21,7 +21,8 @@ def divprune(x_local: Tensor, k: int, *, initial: Tensor | None = None, group: P
     arXiv 2503.02175, section 3.
 
     Args:
-        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
+            0 and differ between ranks.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
             the picks after them.
@@ -63,7 +64,8 @@ def mmr(
     non-finite rows come last. Carbonell & Goldstein, SIGIR 1998, section 2.
 
     Args:
-        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
+            0 and differ between ranks.
         relevance_local: of each of these rows, ``[n]``, float16, bfloat16, float32 or float64.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
@@ -106,7 +108,8 @@ def idpruner(
     arXiv 2602.13315, section 3.
 
     Args:
-        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32. n may be 0 and differ between ranks.
+        x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
+            0 and differ between ranks.
         importance_local: w, of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, in any unit.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
@@ -143,7 +146,7 @@ def _select(
     initial: Tensor | None,
     group: ProcessGroup | None,
 ) -> Selection:
-    exchange = Exchange(group)
+    exchange = Exchange(group, x.device if isinstance(x, Tensor) else None)
     name = METHODS[method].weight
     given = {} if name is None else {f"{name}_local": weight}
     k, lam, rows = agree(exchange, f"distributed.{method}", [x], k, lam, given, initial)

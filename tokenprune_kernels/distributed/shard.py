@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..backends import native
+from ..dispatch import BACKENDS, backend_of
 from .messages import Key
 
-_SIMILARITIES_AT_A_TIME = 1 << 22
+_ELEMENTS_AT_A_TIME = 1 << 22
+"""Of similarities, or of copies of rows. This bounds the memory."""
 
 
 class Shard:
     """The rows of this rank, in one tensor or in several, which may be mapped from files.
+
+    The rows stay on their device, and the backend of this works on them. All else is small and on the CPU.
 
     Attributes:
         norms: the reciprocal norm of each row, float32 ``[n]``; 0 for a row that is not finite.
@@ -22,10 +25,11 @@ class Shard:
         first: the global index of its first row.
     """
 
-    def __init__(self, parts: Sequence[Tensor], weight: Tensor | None, first: int) -> None:
+    def __init__(self, name: str, parts: Sequence[Tensor], weight: Tensor | None, first: int) -> None:
         self._parts = [part.detach() for part in parts]
+        self._backend = BACKENDS[backend_of(name, self._parts[0].device.type)]
         self.first = first
-        self.norms = torch.cat([native.reciprocal_norms(part) for part in self._parts])
+        self.norms = torch.cat([self._backend.reciprocal_norms(part).cpu() for part in self._parts])
         if weight is not None:
             self.norms = torch.where(weight.isfinite(), self.norms, 0.0)
         self.finite = self.norms > 0
@@ -34,7 +38,7 @@ class Shard:
         return len(self.norms)
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Copies of rows: ``[positions, D]``."""
+        """Copies of rows, on their device: ``[positions, D]``."""
         if len(self._parts) == 1:
             return self._parts[0][positions]
         rows = self.empty(len(positions))
@@ -44,12 +48,23 @@ class Shard:
         return rows
 
     def empty(self, count: int) -> Tensor:
-        """Unwritten rows."""
+        """Unwritten rows, on the device of the others."""
         return self._parts[0].new_empty((count, self._parts[0].shape[1]))
 
-    def similarities(self, positions: Tensor, x: Tensor, norms: Tensor) -> Tensor:
-        """The similarities of rows of this rank to others: float32 ``[positions, rows of x]``."""
-        return native.similarities(self.rows(positions), self.norms[positions], x, norms)
+    def largest_similarities(self, positions: Tensor, x: Tensor, norms: Tensor) -> Tensor:
+        """The largest similarity of rows of this rank to any of the others: float32 ``[positions]``."""
+        most = max(1, _ELEMENTS_AT_A_TIME // max(1, *x.shape))  # of copies of rows, and of similarities
+        largest = [
+            self._backend.similarities(self.rows(some), self.norms[some].to(x.device), x, norms.to(x.device))
+            .amax(dim=1)
+            .cpu()
+            for some in positions.split(most)
+        ]
+        return torch.cat(largest)
+
+    def similarities_between(self, x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
+        """The similarities of rows of any rank: float32 ``[rows of x, rows of y]``."""
+        return self._backend.similarities(x, norms_x.to(x.device), y, norms_y.to(y.device)).cpu()
 
     def similarities_of_all(self, x: Tensor, norms: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The similarities of all rows of this rank to others, so many rows at a time that they take little memory.
@@ -57,12 +72,12 @@ class Shard:
         Yields:
             positions, and their similarities, float32 ``[positions, rows of x]``.
         """
-        most = max(1, _SIMILARITIES_AT_A_TIME // max(1, len(x)))
+        most = max(1, _ELEMENTS_AT_A_TIME // max(1, len(x)))
         for part, begin in self._begins():
             for start in range(0, len(part), most):
                 rows = part[start : start + most]
                 positions = slice(begin + start, begin + start + len(rows))
-                yield positions, native.similarities(rows, self.norms[positions], x, norms)
+                yield positions, self.similarities_between(rows, self.norms[positions], x, norms)
 
     def outliers(self, count: int) -> tuple[Tensor, Tensor, Key]:
         """Of each tensor, the finite rows whose nearest other rows there are farthest, ``count`` if there are so many.
@@ -76,7 +91,8 @@ class Shard:
             finite = self.finite[begin : begin + len(part)].nonzero().squeeze(1)
             if len(finite) == 0:
                 continue
-            found, distances = native.outliers(part if len(finite) == len(part) else part[finite], count)
+            some = part if len(finite) == len(part) else part[finite]
+            found, distances = (made.cpu() for made in self._backend.outliers(some, count))
             positions.append(begin + finite[found])
             scores.append(distances)
             if len(found) < len(finite):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...methods import METHODS
 
@@ -30,6 +31,26 @@ def unavailable(device_type: str) -> str | None:
 def operator(name: str, overload: str) -> Callable[..., Any]:
     """The Triton form of an operator."""
     return _module("operators").operator(name, overload)
+
+
+def instruction_set(x: Tensor) -> str:
+    """What the bits of similarities depend on: the compiler, and the device."""
+    return str(_module("rows").instruction_set(x))
+
+
+def reciprocal_norms(x: Tensor) -> Tensor:
+    """The reciprocal norm of each row of x ``[N, D]``, float32 ``[N]``; 0 for a row that is not finite."""
+    return _module("rows").reciprocal_norms(x)
+
+
+def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
+    """The similarities of the rows of x to those of y, given their reciprocal norms: float32 ``[N of x, N of y]``."""
+    return _module("rows").similarities(x, norms_x, y, norms_y)
+
+
+def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
+    return _module("rows").outliers(x, count)
 
 
 def set_workspace_limit(size: int) -> int:

@@ -29,7 +29,7 @@ MAX_SPLITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
-    """The tile of the similarity pass, ``block_n x block_n`` similarities from ``block_d`` elements at a time."""
+    """The tile of a pass over pairs of rows, ``block_n x block_n`` similarities from ``block_d`` elements at a time."""
 
     element_sizes: tuple[int, ...]
     largest_count: int = LARGEST_COUNT
@@ -125,6 +125,17 @@ SIMILARITY = (
     ),
 )
 
+# Two tensors take more registers for addresses than one. The first row that fits is taken.
+CROSS_SIMILARITY = (
+    SimilarityConfig(element_sizes=(2,), needs_alignment=True, reason="the conservative tile of the similarity pass"),
+    SimilarityConfig(
+        element_sizes=(2,), block_d=16, num_warps=8, reason="without 16-byte loads, longer blocks of D spill"
+    ),
+    SimilarityConfig(
+        element_sizes=(4,), block_d=16, num_warps=8, num_stages=2, reason="with one stage it spills on sm_100"
+    ),
+)
+
 GREEDY = (
     # Cycles of a step, from the machine code for sm_90: those of one warp without loads and barriers. More warps do not
     # shorten the rest: an L2 hit, 3 barriers, 2 reductions of a warp.
@@ -213,6 +224,15 @@ def similarity_config(element_size: int, count: int, d: int, architecture: int, 
         and d <= config.largest_d
         and architecture >= config.oldest_architecture
         and (aligned or not config.needs_alignment)
+    )
+
+
+def cross_similarity_config(element_size: int, aligned: bool) -> SimilarityConfig:
+    """The first fitting row of the table. The arguments are those of `similarity_config`."""
+    return next(
+        config
+        for config in CROSS_SIMILARITY
+        if element_size in config.element_sizes and (aligned or not config.needs_alignment)
     )
 
 

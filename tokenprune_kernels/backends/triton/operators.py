@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import configs, kernels, recorded_calls, runtime
 from .forms import FORMS, Batch, Form, MaterialisedForm, Output, Tokens, padded
-from .forms.base import ROW_ALIGNMENT
+from .forms.base import ROW_ALIGNMENT, with_unit_stride
 
 PLAN_OPTIONS = {"num_warps": 8}
 """Options of the kernel that plans a ragged batch. With fewer warps, the compiler spills on sm_100."""
@@ -172,7 +172,7 @@ def dense(method: str, x: Tensor, weight: Tensor | None, k: int, lam: float, wit
         out = Output.of((*x.shape[:-2], k), x.device, with_scores, recorder=recorder)
         if out.indices.numel() > 0:
             planned = plan(method, x.shape, x.dtype, k=k)
-            flat = _with_unit_stride(x.detach()).reshape(-1, count, x.shape[-1])
+            flat = with_unit_stride(x.detach()).reshape(-1, count, x.shape[-1])
             items = flat.shape[0]
             tokens = Tokens.of(flat, flat.stride(0) if items > 1 else 0, flat.stride(1) if count > 1 else 0)
             step = planned.slice_items
@@ -205,16 +205,15 @@ def varlen(
     """
 
     def select(recorder: recorded_calls.Recorder | None) -> Any:
-        packed = _with_unit_stride(x.detach())
+        packed = Tokens.of_rows(x.detach())
         rows, segments = x.shape[0], cu_seqlens.shape[0] - 1
         longest = min(max_seqlen, rows)
         _check_sizes(f"{method}_varlen", "max_seqlen", longest, x.shape[-1])
         out = Output.of((total_k,), x.device, with_scores, blank=True, recorder=recorder)
         if segments > 0 and longest > 0 and total_k > 0:
             planned = plan(method, x.shape, x.dtype, segments=segments, max_seqlen=max_seqlen)
-            tokens = Tokens.of(packed, 0, packed.stride(0) if rows > 1 else 0)
-            batch = Batch(method, tokens, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
-            with runtime.on_device(packed):
+            batch = Batch(method, packed, _contiguous(weight), lam, out, segments, longest, planned.capacity, recorder)
+            with runtime.on_device(packed.x):
                 form = FORMS[planned.form](batch)
                 segment_plan = _launch_plan(form, cu_seqlens, cu_k, rows, total_k)
                 form.run(0, segments, count=0, k=0, plan=segment_plan)
@@ -282,10 +281,6 @@ def _check_sizes(name: str, argument: str, count: int, d: int) -> None:
 def _check_no_initial(name: str, initial: Tensor | None) -> None:
     if initial is not None:
         raise ValueError(f"{name}: expected initial to be None on the triton backend, got a tensor")
-
-
-def _with_unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _contiguous(weight: Tensor | None) -> Tensor | None:

@@ -22,6 +22,11 @@ def ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def with_unit_stride(x: Tensor) -> Tensor:
+    """The same elements, those of a row next to one another."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
 def padded(count: int) -> int:
     """The rows or columns of a workspace that hold ``count``, in units of ``ROW_ALIGNMENT``."""
     return ceil_div(count, ROW_ALIGNMENT)
@@ -48,6 +53,12 @@ class Tokens:
         """Finds out the alignment."""
         aligned = all(size % _ALIGNMENT == 0 for size in (stride_xb, stride_xn, x.shape[-1]))
         return cls(x, stride_xb, stride_xn, _ALIGNMENT if aligned else 1)
+
+    @classmethod
+    def of_rows(cls, x: Tensor) -> Tokens:
+        """Of rows ``[N, D]`` of any layout."""
+        x = with_unit_stride(x)
+        return cls.of(x, 0, x.stride(0) if len(x) > 1 else 0)
 
     @property
     def is_aligned(self) -> bool:

@@ -12,6 +12,7 @@ ALIGNMENT or ROW_ALIGNMENT elements (``d_units``), which shows the compiler thei
 bytes wide.
 """
 
+from .cross_similarity import cross_similarity_kernel
 from .dpp import dpp_kernel
 from .first_pick import first_pick_kernel, outlier_kernel
 from .greedy import greedy_kernel
@@ -28,6 +29,7 @@ __all__ = [
     "ROW_ALIGNMENT",
     "SPLIT_BLOCKS",
     "STATE_COLUMNS",
+    "cross_similarity_kernel",
     "dpp_kernel",
     "first_pick_kernel",
     "greedy_kernel",

@@ -1,0 +1,43 @@
+"""By which device a collective goes, where a process group sends tensors of some devices alone."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tokenprune_kernels.distributed.exchange import Exchange
+
+
+class SentError(Exception):
+    """Holds the device of a tensor that is about to be sent."""
+
+
+@pytest.mark.parametrize("collective", ["gather", "maximum"])
+@pytest.mark.parametrize(
+    ("config", "near", "lies_on", "goes_by"),
+    [
+        ("cpu:gloo,cuda:gloo", "cpu", "cpu", "cpu"),
+        ("cpu:gloo,meta:nccl", "meta", "cpu", "cpu"),
+        ("cpu:gloo,meta:nccl", "meta", "meta", "meta"),
+        ("cpu:gloo", "meta", "meta", "cpu"),
+        ("meta:nccl", "meta", "cpu", "meta"),
+        ("meta:nccl", "cpu", "cpu", "meta"),
+        ("meta:nccl", None, "cpu", "meta"),
+    ],
+)
+def test_a_tensor_goes_by_a_device_whose_tensors_the_group_sends(
+    monkeypatch, collective, config, near, lies_on, goes_by
+):
+    def send(*arguments, group):
+        raise SentError(next(each for each in arguments if isinstance(each, torch.Tensor)).device.type)
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: config)
+    monkeypatch.setattr(dist, "all_gather", send)
+    monkeypatch.setattr(dist, "all_reduce", send)
+    # What goes from meta to the CPU has no values, but a device.
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: torch.empty_like(tensor, device=device))
+    exchange = Exchange(None, None if near is None else torch.device(near))
+    with pytest.raises(SentError, match=goes_by):
+        getattr(exchange, collective)(torch.zeros(3, device=lies_on))
