@@ -9,19 +9,6 @@ from typing import Any
 from bench.files import file_name
 from bench.markdown import heading, line, number
 
-_COLUMNS = (
-    "N x D",
-    "noise",
-    "k",
-    "selected by",
-    "processes",
-    "threads each",
-    "s",
-    "MB beside the rows",
-    "collectives",
-    "MB received",
-    "picks",
-)
 _CASE = ("rows", "depth", "noise", "k")
 _COLOURS = {"operator": "#1f5fbf", "select": "#1b9e77", "NumPy loop": "#d95f02", "faiss loop": "#7b3fb5"}
 
@@ -33,46 +20,64 @@ def with_figure(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """All calls on rows in clusters."""
-    machine = result["machine"]
-    rows = [line(_cells(cell, result["judged"])) for cell in result["cells"]]
+    """All calls on rows in clusters, a line for each case."""
+    machine, cells = result["machine"], result["cells"]
+    ways = list(dict.fromkeys(map(_name, cells)))
+    cases = list(dict.fromkeys(tuple(cell[each] for each in _CASE) for cell in cells))
+    columns = ("N x D", "noise", "k", *ways, "MB", "collectives", "MB received", "as in the loops", "picks")
+    lines = heading(columns)
+    for case in cases:
+        of_case = [cell for cell in cells if tuple(cell[each] for each in _CASE) == case]
+        judged = next((each for each in result["judged"] if tuple(each[name] for name in _CASE) == case), None)
+        lines.append(line(_cells(case, {_name(cell): cell for cell in of_case}, ways, judged)))
     sentence = (
-        "float32, 1,000 clusters; noise is the norm of what is added to their centres. One call each. Loops start from "
-        "our first pick; of a time with a star, so many rounds as the picks say were measured, and the others have the "
-        "same time each. Memory is that of the larger process, mapped files apart. Picks that are right pass the "
-        f"float64 replay, all of them. {machine['processor']} ({machine['instruction_sets'][-1]}), torch "
-        f"{machine['torch']}."
+        "Seconds of one call each, float32, 1,000 clusters; noise is the norm of what is added to their centres. Where "
+        f"the heading does not say how many, each process has {machine['threads']} threads. Loops start from our first "
+        "pick. Of a time with a star, a part of the rounds was measured, and the others have the same time each; so "
+        "many of its picks were compared. MB are beside the rows, in the larger process: the operator, the command, the "
+        "command in two processes, and a loop. Picks that are right are those of all ways but the loops, and pass the "
+        f"float64 replay. {machine['processor']} ({machine['instruction_sets'][-1]}), torch {machine['torch']}."
     )
-    return "\n".join([*heading(_COLUMNS), *rows, "", sentence])
+    return "\n".join([*lines, "", sentence])
 
 
-def _cells(cell: dict[str, Any], judged: list[dict[str, Any]]) -> Iterable[str]:
-    yield f"{cell['rows']:,} x {cell['depth']}"
-    yield f"{cell['noise']:g}"
-    yield f"{cell['k']:,}"
-    yield cell["way"]
-    yield str(cell["processes"])
-    if "seconds" not in cell:
-        yield from ("-", "-", "-", "-", "-", cell["note"])
-        return
-    yield str(cell["threads_used"])
-    rounds = cell.get("measured_rounds")
-    yield number(cell["seconds"]) + ("*" if rounds is not None and rounds < cell["k"] - 1 else "")
-    yield number(cell["megabytes"])
-    yield f"{cell['collectives']:,}" if "collectives" in cell else "-"
-    yield number(cell.get("received_megabytes"))
-    yield _verdict(cell, judged)
+def _name(cell: dict[str, Any]) -> str:
+    processes = f", {cell['processes']} processes" if cell["processes"] > 1 else ""
+    return f"{cell['way']}{processes}" + (", 1 thread" if cell["threads"] == 1 else "")
 
 
-def _verdict(cell: dict[str, Any], judged: list[dict[str, Any]]) -> str:
-    if "same_picks" in cell:
-        return f"the first {cell['same_picks']:,} of {cell['measured_rounds'] + 1:,} are the same"
-    verdict = next((each for each in judged if all(each[name] == cell[name] for name in _CASE)), None)
-    if verdict is None:
+def _cells(
+    case: tuple[Any, ...], cells: dict[str, dict[str, Any]], ways: list[str], judged: dict[str, Any] | None
+) -> Iterable[str]:
+    rows, depth, noise, k = case
+    yield f"{rows:,} x {depth}"
+    yield f"{noise:g}"
+    yield f"{k:,}"
+    ran = {name: cell for name, cell in cells.items() if "seconds" in cell}
+    for way in ways:
+        part = way in ran and ran[way].get("measured_rounds", k - 1) < k - 1
+        yield number(ran[way]["seconds"]) + "*" * part if way in ran else "-"
+    megabytes: dict[tuple[str, int], float] = {}
+    for cell in ran.values():
+        kind = "loop" if "measured_rounds" in cell else cell["way"], cell["processes"]
+        megabytes[kind] = max(megabytes.get(kind, 0.0), cell["megabytes"])
+    yield " / ".join(map(number, megabytes.values())) or "-"
+    together = next((cell for cell in ran.values() if "collectives" in cell), {})
+    yield f"{together['collectives']:,}" if together else "-"
+    yield number(together.get("received_megabytes"))
+    loops = [cell for cell in ran.values() if "measured_rounds" in cell]
+    yield ", ".join(f"{cell['same_picks']:,} of {cell['measured_rounds'] + 1:,}" for cell in loops) or "-"
+    failed = [f"{name}: {cell['note']}" for name, cell in cells.items() if "note" in cell]
+    yield "; ".join([_verdict(ran, judged), *failed])
+
+
+def _verdict(ran: dict[str, dict[str, Any]], judged: dict[str, Any] | None) -> str:
+    if judged is None:
         return "not judged"
-    if verdict["digest"] != cell["digest"]:
-        return "others than the operator's"
-    return verdict["note"] or "right"
+    others = [name for name, cell in ran.items() if cell.get("digest", judged["digest"]) != judged["digest"]]
+    if others:
+        return f"{' and '.join(others)}: others than the operator's"
+    return judged["note"] or "right"
 
 
 def photographs(result: dict[str, Any]) -> str:

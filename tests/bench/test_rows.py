@@ -111,28 +111,33 @@ def test_a_run_goes_on_where_it_has_ended_and_is_shown(monkeypatch, tmp_path, ca
     out.write_text(json.dumps(made))
     assert rows.main(given) == 0
     assert calls[-2:] == ["operator", "faiss loop"]
+    made = json.loads(first)
     lines = rows_table.table(made).splitlines()
-    assert lines[2].startswith("| 300 x 16 | 0.3 | 20 | operator | 1 | 1 | ")
-    assert lines[2].endswith(" | - | - | right |")
-    assert lines[6].endswith(" | 9 | 2.00 | right |")
-    assert "* | " in lines[8]
-    assert lines[8].endswith(" | the first 5 of 5 are the same |")
+    assert lines[0].startswith("| N x D | noise | k | operator | operator, 1 thread | select | select, 1 thread | ")
+    assert " | select, 2 processes | select, 2 processes, 1 thread | NumPy loop | faiss loop | MB | " in lines[0]
+    assert lines[2].startswith("| 300 x 16 | 0.3 | 20 | ")
+    assert lines[2].count("* | ") == 2
+    assert lines[2].endswith(" | 9 | 2.00 | 5 of 5, 5 of 5 | right |")
     assert "Some CPU" in lines[-1]
     assert rows_table.photographs(made).splitlines()[2] == "| astronaut | divprune | 400, 40 | 2 | 7 | 1.50 | yes |"
     assert (tmp_path / "rows.png").stat().st_size > 1_000
 
 
 def test_what_failed_or_is_not_right_is_said():
-    cell = {"rows": 5, "depth": 2, "noise": 0.3, "k": 2, "way": "select", "processes": 2}
-    machine = {"processor": "Some CPU", "instruction_sets": ["fast"], "torch": "1.0"}
-    result = {"machine": machine, "cells": [cell | {"note": "exit code 1"}], "judged": []}
-    assert rows_table.table(result).splitlines()[2].endswith("| - | exit code 1 |")
-    ran = cell | {"seconds": 1.0, "megabytes": 2.0, "threads_used": 1, "digest": "a"}
-    case = {name: cell[name] for name in ("rows", "depth", "noise", "k")}
-    for judged, said in (
-        ([], "not judged"),
-        ([case | {"digest": "b", "note": ""}], "others than the operator's"),
-        ([case | {"digest": "a", "note": "pick 1: wrong"}], "pick 1: wrong"),
+    case = {"rows": 5, "depth": 2, "noise": 0.3, "k": 3}
+    machine = {"processor": "Some CPU", "instruction_sets": ["fast"], "threads": 2, "torch": "1.0"}
+    operator = case | {"way": "operator", "processes": 1, "threads": None}
+    ran = operator | {"seconds": 1.0, "megabytes": 2.0, "digest": "a"}
+    failed = case | {"way": "select", "processes": 2, "threads": 1, "note": "exit 1"}
+    loop = case | {"way": "NumPy loop", "processes": 1, "threads": None, "seconds": 9.0, "megabytes": 3.0}
+    loop |= {"measured_rounds": 1, "same_picks": 1}
+    for cells, judged, said in (
+        ([operator | {"note": "timed out"}], [], " | - | - | - | - | - | not judged; operator: timed out |"),
+        ([ran], [case | {"digest": "a", "note": ""}], " | 1.00 | 2.00 | - | - | - | right |"),
+        ([ran], [case | {"digest": "b", "note": ""}], " | operator: others than the operator's |"),
+        ([ran], [case | {"digest": "a", "note": "pick 1: wrong"}], " | pick 1: wrong |"),
+        ([ran, loop], [], " | 1.00 | 9.00* | 2.00 / 3.00 | - | - | 1 of 2 | not judged |"),
+        ([ran, failed], [], " | 1.00 | - | 2.00 | - | - | - | not judged; select, 2 processes, 1 thread: exit 1 |"),
     ):
-        result = {"machine": machine, "cells": [ran], "judged": judged}
-        assert rows_table.table(result).splitlines()[2].endswith(f"| {said} |")
+        result = {"machine": machine, "cells": cells, "judged": judged}
+        assert rows_table.table(result).splitlines()[2].endswith(said)

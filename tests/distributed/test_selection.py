@@ -99,6 +99,15 @@ def test_a_collective_serves_many_picks(ranks):
     assert check(ranks, "divprune", x, torch.ones(2_000), k, 0.5, even_cuts(ranks, 2_000)) < 30
 
 
+@pytest.mark.parametrize("method", SELECTORS)
+def test_ties_take_no_collective_each(ranks, method):
+    if ranks is None:
+        pytest.skip("one process makes no collectives")
+    one_row = gaussian_tokens(1, 8).expand(2_000, -1)
+    for x in (exact_tokens(2_000, 16, non_zeros=4), exact_tokens(2_000, 64, non_zeros=1), one_row):
+        assert check(ranks, method, x, torch.ones(2_000), 400, 0.5, even_cuts(ranks, 2_000)) < 25
+
+
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_split_of_any_rows(ranks, data):

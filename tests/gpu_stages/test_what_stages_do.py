@@ -37,7 +37,8 @@ def test_contact_launches_every_kernel_in_every_form():
     small = calls.small_calls()
     assert len({call.name for call in small}) == len(small)
     launched = {name for call in small for name in calls.kernels_of(call)}
-    assert launched == {name for name in kernels.__all__ if name.endswith("_kernel")}
+    # The tests of a later stage launch what only a selection over several processes does.
+    assert launched == {name for name in kernels.__all__ if name.endswith("_kernel")} - {"cross_similarity_kernel"}
     tried = {(call.case.method, call.form, call.case.tokens.layout) for call in small}
     for method in calls.METHODS_WITH_FORMS:
         assert {(method, form, layout) for form in calls.FORMS for layout in ("single", "packed")} <= tried
