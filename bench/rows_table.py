@@ -35,8 +35,8 @@ def table(result: dict[str, Any]) -> str:
         f"the heading does not say how many, each process has {machine['threads']} threads. Loops start from our first "
         "pick. Of a time with a star, a part of the rounds was measured, and the others have the same time each; so "
         "many of its picks were compared. MB are beside the rows, in the larger process: the operator, the command, "
-        "the command in two processes, and a loop. Picks that are right are those of all ways but the loops, and pass the "
-        f"float64 replay. {machine['processor']} ({machine['instruction_sets'][-1]}), torch {machine['torch']}."
+        "the command in two processes, and a loop. Picks that are right are those of all ways but the loops, and pass "
+        f"the float64 replay. {machine['processor']} ({machine['instruction_sets'][-1]}), torch {machine['torch']}."
     )
     return "\n".join([*lines, "", sentence])
 
