@@ -29,7 +29,8 @@ def mistake_of_first(unit: Tensor, clusters: Tensor, first: int) -> str:
     distance = float(_nearest(unit, torch.tensor([first]))[0])
     bound = torch.full((len(unit),), torch.inf, dtype=torch.float64)
     for members in clusters.argsort(stable=True).split(clusters.bincount().tolist()):
-        similarity = unit[members] @ unit[members].mT
+        own = unit[members]
+        similarity = own @ own.mT
         similarity.fill_diagonal_(-torch.inf)
         if len(members) > 1:
             bound[members] = 1.0 - similarity.amax(dim=1)

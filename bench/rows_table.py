@@ -9,7 +9,6 @@ from typing import Any
 from bench.files import file_name
 from bench.markdown import heading, line, number
 
-_CASE = ("rows", "depth", "noise", "k")
 _COLOURS = {"operator": "#1f5fbf", "select": "#1b9e77", "NumPy loop": "#d95f02", "faiss loop": "#7b3fb5"}
 
 
@@ -23,13 +22,13 @@ def table(result: dict[str, Any]) -> str:
     """All calls on rows in clusters, a line for each case."""
     machine, cells = result["machine"], result["cells"]
     ways = list(dict.fromkeys(map(_name, cells)))
-    cases = list(dict.fromkeys(tuple(cell[each] for each in _CASE) for cell in cells))
+    cases = list(dict.fromkeys(map(_case_of, cells)))
     columns = ("N x D", "noise", "k", *ways, "MB", "collectives", "MB received", "as in the loops", "picks")
     lines = heading(columns)
     for case in cases:
-        of_case = [cell for cell in cells if tuple(cell[each] for each in _CASE) == case]
-        judged = next((each for each in result["judged"] if tuple(each[name] for name in _CASE) == case), None)
-        lines.append(line(_cells(case, {_name(cell): cell for cell in of_case}, ways, judged)))
+        of_case = {_name(cell): cell for cell in cells if _case_of(cell) == case}
+        judged = next((each for each in result["judged"] if _case_of(each) == case), None)
+        lines.append(line(_cells(case, of_case, ways, judged)))
     sentence = (
         "Seconds of one call each, float32, 1,000 clusters; noise is the norm of what is added to their centres. Where "
         f"the heading does not say how many, each process has {machine['threads']} threads. Loops start from our first "
@@ -39,6 +38,10 @@ def table(result: dict[str, Any]) -> str:
         f"the float64 replay. {machine['processor']} ({machine['instruction_sets'][-1]}), torch {machine['torch']}."
     )
     return "\n".join([*lines, "", sentence])
+
+
+def _case_of(made: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(made[name] for name in ("rows", "depth", "noise", "k"))
 
 
 def _name(cell: dict[str, Any]) -> str:

@@ -63,6 +63,16 @@ class Ranks:
             process.join()
 
 
+def joined(size):
+    """For a fixture: so many ranks, which end with it; None where one process needs no others."""
+    if size == 1:
+        yield None
+        return
+    made = Ranks(size)
+    yield made
+    made.end()
+
+
 def serve(pipe, rank, size, port, transport):
     torch.set_num_threads(1)
     if transport == "nccl":

@@ -77,9 +77,8 @@ def test_outliers_come_best_first_and_ties_lowest_first(of_backend, backend, lim
         best = expected.sort(descending=True, stable=True)
         torch.testing.assert_close(distances, best.values[:12].float(), rtol=0, atol=1e-5)
         torch.testing.assert_close(distances, expected[rows].float(), rtol=0, atol=1e-5)
-        assert [*zip((-distances).tolist(), rows.tolist(), strict=True)] == sorted(
-            zip((-distances).tolist(), rows.tolist(), strict=True)
-        )
+        keys = [*zip((-distances).tolist(), rows.tolist(), strict=True)]
+        assert keys == sorted(keys)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.distributed.one_process import SELECTORS, check, even_cuts
-from tests.distributed.ranks import Ranks
+from tests.distributed.ranks import joined
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
 from tokenprune_kernels.distributed import lazy_greedy, shard
@@ -18,12 +18,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def ranks(request):
-    if request.param == 1:
-        yield None
-        return
-    made = Ranks(request.param)
-    yield made
-    made.end()
+    yield from joined(request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import INTERPRETED
 from tests.distributed.one_process import SELECTORS, check, even_cuts, expected_of, select
-from tests.distributed.ranks import Ranks
+from tests.distributed.ranks import Ranks, joined
 from tests.support.gpu import ON_A_GPU
 from tests.support.inputs import clustered_tokens, exact_tokens, gaussian_tokens, random_weight
 
@@ -30,12 +30,7 @@ def place(request):
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def ranks(request):
-    if request.param == 1:
-        yield None
-        return
-    made = Ranks(request.param)
-    yield made
-    made.end()
+    yield from joined(request.param)
 
 
 @pytest.mark.parametrize(("dtype", "depth"), [(torch.float32, 24), (torch.bfloat16, 70), (torch.float16, 33)], ids=str)

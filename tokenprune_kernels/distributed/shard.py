@@ -55,16 +55,18 @@ class Shard:
         """The largest similarity of rows of this rank to any of the others: float32 ``[positions]``."""
         most = max(1, _ELEMENTS_AT_A_TIME // max(1, *x.shape))  # of copies of rows, and of similarities
         largest = [
-            self._backend.similarities(self.rows(some), self.norms[some].to(x.device), x, norms.to(x.device))
-            .amax(dim=1)
-            .cpu()
+            self._similarities(self.rows(some), self.norms[some], x, norms).amax(dim=1).cpu()
             for some in positions.split(most)
         ]
         return torch.cat(largest)
 
     def similarities_between(self, x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
         """The similarities of rows of any rank: float32 ``[rows of x, rows of y]``."""
-        return self._backend.similarities(x, norms_x.to(x.device), y, norms_y.to(y.device)).cpu()
+        return self._similarities(x, norms_x, y, norms_y).cpu()
+
+    def _similarities(self, x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tensor:
+        """Likewise, on the device of the rows."""
+        return self._backend.similarities(x, norms_x.to(x.device), y, norms_y.to(y.device))
 
     def similarities_of_all(self, x: Tensor, norms: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The similarities of all rows of this rank to others, so many rows at a time that they take little memory.
