@@ -43,7 +43,7 @@ class Backend(Protocol):
         """
 
     def outliers(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
+        """The finite rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
 
 
 BACKENDS: dict[str, Backend] = {"native": native, "triton": triton}
@@ -116,6 +116,8 @@ def operator(name: str, overload: str, device_type: str) -> Callable[..., Any]:
 def backend_of(name: str, device_type: str) -> str:
     """The name of the backend that runs an operator on tensors of this device type; RuntimeError where none can."""
     chosen = _chosen.get()
+    if device_type not in _AUTO:
+        raise RuntimeError(f"{name}: expected tensors on a device of {', '.join(_AUTO)}, got {device_type}")
     backend_name = _AUTO[device_type] if chosen == "auto" else chosen
     backend = BACKENDS.get(backend_name)
     if backend is None:

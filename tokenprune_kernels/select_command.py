@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch import Tensor
 from . import option_values
 from .analysis.progress import Progress as Bar
 from .methods import METHODS
-from .row_files import is_among, open_picks, open_rows, open_weights, share
+from .row_files import fingerprint, is_among, open_picks, open_rows, open_weights, share
 
 _METHODS = tuple(name for name, method in METHODS.items() if method.has_initial)
 
@@ -65,19 +65,16 @@ def _select(options: argparse.Namespace) -> None:
     from .distributed.exchange import Exchange
     from .distributed.selection import Progress
 
-    method = METHODS[options.method]
-    if (options.weights is None) != (method.weight is None):
-        needed = "no file" if method.weight is None else f"a file with {method.weight}"
-        raise ValueError(f"argument --weights: expected {needed} with {options.method}, got {options.weights}")
-    option_values.check_lam(options.lam, options.method)
     out = Path(options.out)
     exchange = Exchange(None)
     first = exchange.rank == 0
-    parts, weight, done = together(exchange, "select", lambda: _opened(options, out, exchange.rank, exchange.size))
+    mine = together(exchange, "select", lambda: _opened(options, out, exchange.rank, exchange.size))
+    done = mine.done
     lam = 0.5 if options.lam is None else options.lam
-    more, lam, rows = agree(exchange, "select", parts, options.k - len(done), lam, initial=done)
+    k = options.k - len(done)
+    more, lam, rows = agree(exchange, "select", options.method, mine.rows, k, lam, initial=done, same=mine.files)
     start = perf_counter()
-    selection = Progress(options.method, parts, weight, more, lam, exchange, rows, done)
+    selection = Progress(options.method, mine.rows, mine.weight, more, lam, exchange, rows, done)
     try:
         with Bar(options.k) as bar:
             if first:
@@ -111,8 +108,28 @@ def _select(options: argparse.Namespace) -> None:
         print(f"wrote {out}")
 
 
-def _opened(options: argparse.Namespace, out: Path, rank: int, size: int) -> tuple[list[Tensor], Tensor | None, Tensor]:
-    """The rows of this process, their weights if the method has some, and the picks that were made before."""
+class _Opened(NamedTuple):
+    """What one process selects from.
+
+    Attributes:
+        rows: of this process, one or several tensors ``[n, D]``.
+        weight: of these rows, if the method has weights.
+        done: the picks that were made before.
+        files: fingerprints of the files, which are the same for all processes.
+    """
+
+    rows: list[Tensor]
+    weight: Tensor | None
+    done: Tensor
+    files: dict[str, str]
+
+
+def _opened(options: argparse.Namespace, out: Path, rank: int, size: int) -> _Opened:
+    method = METHODS[options.method]
+    if (options.weights is None) != (method.weight is None):
+        needed = "no file" if method.weight is None else f"a file with {method.weight}"
+        raise ValueError(f"argument --weights: expected {needed} with {options.method}, got {options.weights}")
+    option_values.check_lam(options.lam, options.method)
     _check_out(out, [*options.files, *([] if options.weights is None else [options.weights])], rank == 0)
     everything = open_rows(options.files, options.tensor)
     weight = None
@@ -122,7 +139,10 @@ def _opened(options: argparse.Namespace, out: Path, rank: int, size: int) -> tup
     done = torch.empty(0, dtype=torch.int64) if options.resume is None else open_picks(options.resume)
     if len(done) > options.k:
         raise ValueError(f"argument --resume: expected at most {options.k:,} row numbers, got {len(done):,}")
-    return share(everything, rank, size), weight, done
+    files = {"files": fingerprint(options.files)}
+    if options.weights is not None:
+        files["weights"] = fingerprint([options.weights])
+    return _Opened(share(everything, rank, size), weight, done, files)
 
 
 def _check_out(out: Path, inputs: Sequence[str], first: bool) -> None:

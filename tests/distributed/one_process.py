@@ -46,7 +46,7 @@ def check(ranks, method, x, weight, k, lam, cuts, initial=None, expected=None, p
         assert not isinstance(answer, Exception), answer
         found, won, local, _ = answer
         assert found.tolist() == indices.tolist()
-        assert won.tolist() == scores.tolist()
+        assert torch.equal(won.view(torch.int32), scores.view(torch.int32))
         assert local.tolist() == [index - begin for index in indices.tolist() if begin <= index < end]
     assert len({answer[3] for answer in answers}) == 1
     return answers[0][3]

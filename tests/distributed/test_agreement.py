@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from fractions import Fraction
 
 import pytest
 import torch
@@ -51,6 +52,7 @@ def ends(x, leaves):
         ([X, X.half()], [3, 3], "expected the same dtype on all ranks, got torch.float32 on rank 0 and torch.float16"),
         ([X, X], [13, 13], r"expected k to be in \[0, N\] with N = 12 rows of all ranks, got 13"),
         ([X, X], [-1, -1], "expected k to be at least 0, got -1"),
+        ([X, X], [10**1200, 10**1200], r"expected k to be in \[0, N\], got a number of 3987 bits"),
     ],
 )
 def test_arguments_that_differ_or_are_too_large_are_an_error_on_all_ranks(ranks, x, k, message):
@@ -66,6 +68,7 @@ def test_arguments_that_differ_or_are_too_large_are_an_error_on_all_ranks(ranks,
         (X[0], 3, ValueError, r"expected x_local to have shape \[n, D\], got shape \[6\]"),
         (X, 2.5, TypeError, "expected k to be an integer, got 2.5"),
         ([[1.0]], 1, TypeError, r"expected x_local to be a tensor, got list \(torch.tensor makes one\)"),
+        (X.to("meta"), 1, RuntimeError, "expected tensors on a device of cpu, cuda, got meta"),
     ],
 )
 def test_a_rank_that_is_given_nonsense_says_so_and_the_others_say_which_one(ranks, x, k, kind, message):
@@ -83,6 +86,10 @@ def test_weights_and_lam_are_checked_too(ranks):
             ValueError, match=r"expected the same lam on all ranks, got 0\.5 on rank 0 and 0\.25 on rank 1"
         ):
             raise error
+    other, error = ranks.call(mmr, [X, X], [relevance] * 2, [2, 2], [0.5, Fraction(10**400)])
+    assert isinstance(error, OverflowError)
+    with pytest.raises(ValueError, match="expected valid arguments on all ranks, got on rank 1: integer division"):
+        raise other
     _, error = ranks.call(mmr, [X, X], [relevance, relevance[:5]], [2, 2], [0.5, 0.5])
     with pytest.raises(ValueError, match=r"distributed.mmr: expected relevance_local to have shape \[6\]"):
         raise error
@@ -165,6 +172,35 @@ def test_a_file_that_one_rank_cannot_read_is_an_error_on_all_ranks(ranks, tmp_pa
     assert not (tmp_path / "out.npy").exists()
     assert ranks.call(selects, [given[0]] * 2) == [None, None]
     assert np.load(tmp_path / "out.npy").tolist() == torch.ops.tokenprune.divprune(X, 3).tolist()
+
+
+def test_the_command_is_given_the_same_on_all_ranks(ranks, tmp_path):
+    np = pytest.importorskip("numpy")
+    for name, array in {"x": X, "longer": torch.eye(6).repeat(2, 1), "w": X[0], "v": torch.arange(6).half()}.items():
+        np.save(tmp_path / f"{name}.npy", array.numpy())
+    x, longer, w, v, out = (str(tmp_path / f"{name}.npy") for name in ("x", "longer", "w", "v", "out"))
+    rest = ["--k", "3", "--out", out]
+    weighted = [x, *rest, "--weights", w, "--method"]
+    for given, message in (
+        ([[*weighted, "mmr"], [*weighted, "idpruner"]], "the same method on all ranks, got mmr on rank 0 and idpruner"),
+        ([[*weighted, "mmr"], [x, *rest]], "the same method on all ranks, got mmr on rank 0 and divprune"),
+        ([[x, *rest], [longer, *rest]], "the same files on all ranks, got 1 with the digest"),
+        ([[*weighted, "mmr"], [x, *rest, "--weights", v, "--method", "mmr"]], "the same weights on all ranks"),
+        ([[x, *rest], [x, *rest, "--method", "mmr"]], "argument --weights: expected a file with relevance with mmr"),
+    ):
+        for error in ranks.call(selects, given):
+            with pytest.raises(ValueError, match=message):
+                raise error
+
+
+class OfAMesh(torch.Tensor):
+    def to_local(self):
+        return self
+
+
+def test_a_tensor_of_all_ranks_is_a_type_error():
+    with pytest.raises(TypeError, match=r"expected x_local to be of this rank alone, got a DTensor; pass its to_local"):
+        distributed.divprune(X.as_subclass(OfAMesh), 3)
 
 
 def test_after_an_error_the_next_selection_is_right(ranks):

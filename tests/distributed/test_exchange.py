@@ -41,3 +41,22 @@ def test_a_tensor_goes_by_a_device_whose_tensors_the_group_sends(
     exchange = Exchange(None, None if near is None else torch.device(near))
     with pytest.raises(SentError, match=goes_by):
         getattr(exchange, collective)(torch.zeros(3, device=lies_on))
+
+
+def test_a_process_that_does_not_belong_to_the_group_is_told_so(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda group: -1)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: -1)
+    with pytest.raises(ValueError, match="expected a group that this process belongs to, got one that it does not"):
+        Exchange(None)
+
+
+def test_a_maximum_leaves_its_argument_as_it_is(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: "cpu:gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda sent, operation, group: sent.fill_(7.0))
+    mine = torch.zeros(3)
+    assert Exchange(None).maximum(mine).tolist() == [7.0] * 3
+    assert mine.tolist() == [0.0] * 3

@@ -88,6 +88,19 @@ def test_there_may_be_fewer_outliers_than_are_asked_for(of_backend, count):
     assert distances.tolist() == ([torch.inf] if count == 1 else [1.0, 1.0])
 
 
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_outliers_are_finite_rows(of_backend, backend, limit, order):
+    x = gaussian_tokens(40, 16)
+    x[[0, 7, 39]] = torch.tensor([torch.nan, torch.inf, -torch.inf]).unsqueeze(1)
+    rows_that_are = [row for row in range(40) if row not in (0, 7, 39)]
+    with limited(backend, limit):
+        rows, distances = of_backend("outliers", x if order == "rows" else x.mT.contiguous().mT, 50)
+        among, same = of_backend("outliers", x[rows_that_are], 50)
+    assert rows.tolist() == [rows_that_are[row] for row in among.tolist()]
+    assert torch.equal(distances, same)
+
+
 def limited(backend, limit):
     """A limit of the Triton backend's workspace, with which it compares so many rows at a time."""
     if backend != "triton" or limit is None:

@@ -7,11 +7,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.distributed.one_process import SELECTORS, check, even_cuts
+from tests.distributed.one_process import SELECTORS, check, even_cuts, expected_of, select
 from tests.distributed.ranks import joined
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
-from tokenprune_kernels.distributed import lazy_greedy, shard
+from tokenprune_kernels.distributed import first_pick, lazy_greedy, shard
+from tokenprune_kernels.distributed.exchange import Exchange
+from tokenprune_kernels.distributed.selection import Progress
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -103,6 +105,65 @@ def test_ties_take_no_collective_each(ranks, method):
         assert check(ranks, method, x, torch.ones(2_000), 400, 0.5, even_cuts(ranks, 2_000)) < 25
 
 
+def selects_with_other_defaults(dtype, device, method, x, weight, initial):
+    """The picks, where tensors are of this dtype and on this device unless somebody says otherwise."""
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            found = select(method, x, weight, 20, 0.5, initial)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return found[:2]
+
+
+@pytest.mark.parametrize("method", SELECTORS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_default_dtype_and_device_change_nothing(ranks, method, dtype):
+    size = 1 if ranks is None else ranks.size
+    x, weight = gaussian_tokens(60, 16), random_weight(60)
+    x[3] = torch.nan
+    for initial in (None, torch.tensor([5, 3])):
+        expected = expected_of(method, x, weight, 20, 0.5, initial)
+        given = [[dtype] * size, ["meta"] * size, [method] * size, [*x.tensor_split(size)]]
+        given += [[*weight.tensor_split(size)], [initial] * size]
+        call = ranks.call if ranks else lambda *lists: [lists[0](*(each[0] for each in lists[1:]))]
+        for found in call(selects_with_other_defaults, *given):
+            assert torch.equal(found[0], expected[0])
+            assert torch.equal(found[1], expected[1])
+
+
+def test_near_rows_are_all_on_another_rank(ranks):
+    """Of two ranks, all rows have to be proposed."""
+    for count in (20, 150):
+        x = gaussian_tokens(count, 16)
+        x = torch.cat([x, x + 1e-3 * gaussian_tokens(count, 16, seed=1)])
+        taken = check(ranks, "divprune", x, torch.ones(2 * count), 10, 0.5, even_cuts(ranks, 2 * count))
+        assert taken < 30
+
+
+@pytest.mark.parametrize(("first", "most"), [(1, 1), (2, 3), (16, 1024)])
+def test_so_many_proposals_at_a_time_change_nothing(monkeypatch, first, most):
+    monkeypatch.setattr(first_pick, "_OUTLIERS", first)
+    monkeypatch.setattr(first_pick, "_MOST_PROPOSALS", most)
+    x = gaussian_tokens(60, 16)
+    for tokens in (torch.cat([x, x + 1e-3 * gaussian_tokens(60, 16, seed=1)]), x.repeat(2, 1)):
+        expected = torch.ops.tokenprune.divprune.scores(tokens, 1)
+        for files in (2, 3, 50):
+            progress = Progress("divprune", tokens.tensor_split(files), None, 1, 0.5, Exchange(None), [120])
+            assert list(progress.rounds()) == []
+            assert torch.equal(progress.indices(), expected[0])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+def test_a_score_of_zero_has_no_sign(ranks, method, lam):
+    x = exact_tokens(40, 16, non_zeros=1)
+    zeros = torch.tensor([-0.0, 0.0, -0.0, -1.0, 1.0]).repeat(8)
+    for weight in (zeros, zeros.flip(0), -0.0 * zeros):
+        check(ranks, method, x, weight, 30, lam, even_cuts(ranks, 40))
+        assert not (expected_of(method, x, weight, 30, lam)[1].view(torch.int32) == -(1 << 31)).any()
+
+
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_split_of_any_rows(ranks, data):
@@ -125,12 +186,23 @@ def test_any_split_of_any_rows(ranks, data):
 
 
 @pytest.mark.parametrize("method", SELECTORS)
-@pytest.mark.parametrize("pool", [1, 300])
-def test_the_size_of_the_pool_changes_nothing(monkeypatch, method, pool):
-    monkeypatch.setattr(lazy_greedy, "_POOL", pool)
-    monkeypatch.setattr(lazy_greedy, "_FRONTIER", 1)
+@pytest.mark.parametrize(("times_the_candidates", "share"), [(1, 700), (1, 2), (0, 700)])
+def test_the_size_of_the_frontier_changes_nothing(monkeypatch, method, times_the_candidates, share):
+    monkeypatch.setattr(lazy_greedy, "_FRONTIER", times_the_candidates)
+    monkeypatch.setattr(lazy_greedy, "_FRONTIER_SHARE", share)
     for x in (gaussian_tokens(700, 16), exact_tokens(700, 16, non_zeros=4)):
         check(None, method, x, random_weight(700).mul(4).round(), 350, 0.5, [])
+
+
+@pytest.mark.parametrize(("files", "proposals"), [(1, 1), (2, 16)])
+def test_one_file_proposes_its_top_outlier_alone(monkeypatch, files, proposals):
+    asked_for = []
+    outliers = shard.Shard.outliers
+    monkeypatch.setattr(shard.Shard, "outliers", lambda own, count: asked_for.append(count) or outliers(own, count))
+    parts = (*gaussian_tokens(700, 16).split(700 // files), torch.empty(0, 16))
+    progress = Progress("divprune", parts, None, 1, 0.5, Exchange(None), [700])
+    assert list(progress.rounds()) == []
+    assert asked_for == [proposals]
 
 
 @pytest.mark.parametrize("method", SELECTORS)

@@ -15,12 +15,12 @@ MUTANTS = (
         "A row of another rank that is no candidate is not compared with the candidates.",
     ),
     Mutant(
-        "pool-never-filled-again",
+        "rows-outside-of-the-frontier-forgotten",
         "distributed",
         f"{DISTRIBUTED}/lazy_greedy.py",
-        "if self._beyond < outside:",
-        "if outside == Key.none():",
-        "A frontier misses rows that come before some of the pool's.",
+        "[min(outside, best_left)]",
+        "[best_left]",
+        "A candidate is picked before a row that was not on the frontier.",
     ),
     Mutant(
         "candidates-in-the-order-of-their-scores",

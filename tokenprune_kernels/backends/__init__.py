@@ -1,4 +1,4 @@
-"""The backends. Each offers ``unavailable(device_type)`` and ``operator(name, overload)``; see ``dispatch.Backend``.
+"""The backends. Each offers what ``dispatch.Backend`` names: operators, and the parts of a distributed selection.
 
 A compiled backend also offers ``declare``, which compares what it has compiled with the declaration.
 """

@@ -143,7 +143,7 @@ def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tens
 
 
 def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
+    """The finite rows of x whose nearest other rows are farthest, best first, and these distances, float32."""
     return operator("_outliers", "default")(x, count)
 
 

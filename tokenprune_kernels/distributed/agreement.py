@@ -17,6 +17,7 @@ from .exchange import Exchange
 T = TypeVar("T")
 
 _REFUSED = "refused"
+_LARGEST_K = (1 << 63) - 1
 _MOST_CHARACTERS = 150
 """Of an error that is sent: six bytes each, if they are escaped, fit into a message."""
 
@@ -36,45 +37,49 @@ def together(exchange: Exchange, name: str, prepare: Callable[[], T]) -> T:
     try:
         made = prepare()
     except Exception as error:
-        _said(exchange, name, {}, error)
+        _exchanged(exchange, name, {}, error)
         raise
-    _said(exchange, name, {}, None)
+    _exchanged(exchange, name, {}, None)
     return made
 
 
 def agree(
     exchange: Exchange,
     name: str,
+    method: str,
     parts: Sequence[Any],
     k: Any,
     lam: Any,
     weights: Mapping[str, Any] | None = None,
     initial: Any = None,
+    same: Mapping[str, Any] | None = None,
 ) -> tuple[int, float, list[int]]:
     """Checks the arguments of all ranks. Returns k and lam as numbers, and how many rows each rank has.
 
     Args:
         exchange: of the selection.
-        name: of the method.
+        name: of the function or command, for its errors.
+        method: of selection.
         parts: the rows of this rank, one or several tensors ``[n, D]`` of one D and dtype.
         k: how many rows to keep of all ranks.
         lam: 0 where the method has none.
         weights: of the rows of the only tensor, by name.
         initial: global indices of the rows that are selected already; None for none.
+        same: what else has to be so on all ranks, by name.
 
     Raises:
         TypeError: on this rank, for its own arguments.
-        RuntimeError: on this rank, whose extension cannot run.
+        RuntimeError: on this rank, whose backend cannot run.
         ValueError: on this rank, for its own arguments; on all ranks, where they differ, k is too large, or initial
             rows are repeated or out of range.
     """
     mine: Exception | None = None
     facts: dict[str, Any] = {}
     try:
-        facts = _facts(name, parts, k, lam, weights or {}, initial)
-    except (TypeError, ValueError, RuntimeError) as error:
+        facts = _facts(name, method, parts, k, lam, weights or {}, initial) | dict(same or {})
+    except Exception as error:  # whatever it is, the others wait to hear of it
         mine = error
-    ranks = _said(exchange, name, facts, mine)
+    ranks = _exchanged(exchange, name, facts, mine)
     for what, value in ranks[0].items():
         for rank, theirs in enumerate(ranks):
             if what != "rows" and theirs[what] != value:
@@ -94,8 +99,10 @@ def agree(
     return k, float(facts["lam"]), rows
 
 
-def _said(exchange: Exchange, name: str, facts: dict[str, Any], mine: Exception | None) -> Sequence[dict[str, Any]]:
-    """The facts of each rank. An error of one rank is raised on all."""
+def _exchanged(
+    exchange: Exchange, name: str, facts: dict[str, Any], mine: Exception | None
+) -> Sequence[dict[str, Any]]:
+    """Exchanges the facts of all ranks. An error of one rank is raised on all."""
     ranks = exchange.texts(facts if mine is None else {_REFUSED: str(mine)[:_MOST_CHARACTERS]})
     if mine is not None:
         raise mine
@@ -114,22 +121,26 @@ def _check_rows(name: str, initial: Tensor, count: int) -> None:
 
 
 def _facts(
-    name: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any], initial: Any
+    name: str, method: str, parts: Sequence[Any], k: Any, lam: Any, weights: Mapping[str, Any], initial: Any
 ) -> dict[str, Any]:
     x = parts[0]
     for argument, tensor in {"x_local": x, **weights, **({} if initial is None else {"initial": initial})}.items():
         check_tensor(name, argument, tensor)
+        if hasattr(tensor, "to_local"):
+            raise TypeError(f"{name}: expected {argument} to be of this rank alone, got a DTensor; pass its to_local()")
     k, lam = exact_integer(name, "k", k), number(name, "lam", lam)
     if x.dim() != 2:
         raise ValueError(f"{name}: expected x_local to have shape [n, D], got shape {list(x.shape)}")
     if k < 0:
         raise ValueError(f"{name}: expected k to be at least 0, got {k}")
+    if k > _LARGEST_K:
+        raise ValueError(f"{name}: expected k to be in [0, N], got a number of {k.bit_length()} bits")
     check_dense(name, x, 0, lam, **weights)
     if initial is not None:
         check_initial(name, initial, x)
     backend = backend_of(name, x.device.type)
     return {
-        "method": name,
+        "method": method,
         "k": k,
         "lam": lam,
         "D": x.shape[1],

@@ -1,6 +1,7 @@
 """The collectives of one selection, counted.
 
-They are those of torch.distributed on any backend: NCCL for tensors on the GPU, gloo for tensors on the CPU.
+They are those of torch.distributed, of any process group. A tensor is sent from where it lies, if the group can send
+from there, and by way of another device if not.
 """
 
 from __future__ import annotations
@@ -32,11 +33,16 @@ class Exchange:
         Args:
             group: None for all processes.
             near: where the rows are. What lies on a device whose tensors the group cannot send goes by way of it.
+
+        Raises:
+            ValueError: this process is not one of the group.
         """
         self._group = group
         there = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank(group) if there else 0
         self.size = dist.get_world_size(group) if there else 1
+        if self.rank < 0:
+            raise ValueError("expected a group that this process belongs to, got one that it does not")
         self._sendable = _device_types(group) if self.size > 1 else frozenset()
         self._other = near if near is not None and near.type in self._sendable else _default_device(self._sendable)
         self.collectives = 0
@@ -56,7 +62,7 @@ class Exchange:
         """The largest of each element over all ranks."""
         if self.size == 1:
             return tensor
-        sent = self._sent(tensor)
+        sent = self._sent(tensor.clone())
         self._count(sent.nbytes)
         dist.all_reduce(sent, dist.ReduceOp.MAX, group=self._group)
         return sent.to(tensor.device)
@@ -64,7 +70,7 @@ class Exchange:
     def texts(self, facts: dict[str, Any]) -> Sequence[dict[str, Any]]:
         """What each rank says, by rank."""
         text = json.dumps(facts).encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES)
-        gathered = self.gather(torch.tensor(list(text), dtype=torch.uint8))
+        gathered = self.gather(torch.tensor(list(text), dtype=torch.uint8, device="cpu"))
         return [json.loads(bytes(row.tolist())) for row in gathered]
 
     def _sent(self, tensor: Tensor) -> Tensor:

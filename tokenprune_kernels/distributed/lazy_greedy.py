@@ -20,8 +20,8 @@ from .shard import Shard
 ScoresOf = Callable[[Tensor, Tensor], Tensor]
 """From each row's largest similarity to a pick, and its relevance, to its score."""
 
-_FRONTIER = 8  # times the candidates
-_POOL = 1 << 16
+_FRONTIER = 8  # times the candidates, at least
+_FRONTIER_SHARE = 16  # or one of so many rows
 _PICKS_PER_UPDATE = 64  # at least
 
 
@@ -40,22 +40,20 @@ class LazyGreedy:
     """
 
     def __init__(
-        self, shard: Shard, exchange: Exchange, scores_of: ScoresOf, relevance: Tensor, k: int, initial: int = 0
+        self, shard: Shard, exchange: Exchange, scores_of: ScoresOf, relevance: Tensor, k: int, initial_rows: int = 0
     ) -> None:
-        n, most = len(shard), initial + k
+        new, most = shard.norms, initial_rows + k  # new tensors are of this dtype, on the CPU
         self._shard, self._exchange, self._scores_of, self._relevance = shard, exchange, scores_of, relevance
         self._candidates = candidates_of_a_round(k, exchange.size)
-        self._maximum = torch.full((n,), -torch.inf)
-        self._seen = torch.zeros(n, dtype=torch.int64)
-        self._bounds = torch.full((n,), -torch.inf)  # -inf of rows that cannot be picked
-        self._initial = torch.zeros(n, dtype=torch.bool)
-        # The rows with the best upper bounds, which the frontier is taken from, and the best key of the others.
-        self._pool, self._beyond = torch.empty(0, dtype=torch.int64), Key.none()
+        self._maximum = torch.full_like(new, -torch.inf)
+        self._seen = torch.zeros_like(new, dtype=torch.int64)
+        self._bounds = torch.full_like(new, -torch.inf)  # -inf of rows that cannot be picked
+        self._is_initial = torch.zeros_like(new, dtype=torch.bool)
         self._x = shard.empty(most)  # the selected rows that are finite, the initial ones first
-        self._norms = torch.empty(most)
+        self._norms = new.new_empty(most)
         self._selected = 0
-        self.index = torch.empty(k, dtype=torch.int64)
-        self.scores = torch.empty(k)
+        self.index = new.new_empty(k, dtype=torch.int64)
+        self.scores = new.new_empty(k)
         self.count = 0
 
     @property
@@ -71,14 +69,14 @@ class LazyGreedy:
             finite: the finite ones among them: the others influence nothing.
         """
         position = index - self._shard.first
-        self._initial[position[(position >= 0) & (position < len(self._shard))]] = True
+        self._is_initial[position[(position >= 0) & (position < len(self._shard))]] = True
         self._select(finite)
 
     def pick(self, rows: Rows, scores: Tensor) -> None:
         """Adds the next picks, which are finite, and the scores with which they were picked, float32."""
         self._select(rows)
         place = slice(self.count, self.count + len(rows))
-        self.index[place], self.scores[place] = rows.index, scores
+        self.index[place], self.scores[place] = rows.index, scores + 0.0  # which makes -0.0 to 0.0
         self.count += len(rows)
 
     def rounds(self) -> Iterator[None]:
@@ -94,14 +92,12 @@ class LazyGreedy:
     def _start(self) -> None:
         """Updates every row with the first selected one: its score is then an upper bound."""
         shard = self._shard
-        for positions, similarities in shard.similarities_of_all(self._x[:1], self._norms[:1]):
-            self._maximum[positions] = similarities.squeeze(1)
+        self._maximum = shard.similarities_to(self._x[:1], self._norms[:1])
         self._seen += 1
         scores = self._scores_of(self._maximum, self._relevance)
-        self._bounds = torch.where(shard.finite & ~self._initial, scores, -torch.inf)
+        self._bounds = torch.where(shard.finite & ~self._is_initial, scores, -torch.inf)
         position = self.index[: self.count] - shard.first
         self._bounds[position[(position >= 0) & (position < len(shard))]] = -torch.inf
-        self._pool, self._beyond = self._best(torch.arange(len(shard)), _POOL)
 
     def _round(self) -> bool:
         """Picks at least one row. Returns False if no rank has one left."""
@@ -128,16 +124,16 @@ class LazyGreedy:
             scores = self._scores_of(maximum, relevance)
             available = torch.where(available == -torch.inf, available, scores)
             available[place] = -torch.inf
-        self.pick(rows.at(torch.tensor(picked, dtype=torch.int64)), torch.tensor(won))
+        self.pick(rows.at(rows.index.new_tensor(picked)), maximum.new_tensor(won))
         self._learn(rows.index, maximum, available)
         return True
 
     def _propose(self) -> Rows:
         """The best rows of this rank, which have seen all picks, with the best key outside."""
         shard = self._shard
-        frontier_size = _FRONTIER * self._candidates
+        frontier_size = max(_FRONTIER * self._candidates, len(shard) // _FRONTIER_SHARE)
         while True:
-            frontier, outside = self._frontier(frontier_size)
+            frontier, outside = self._best(torch.arange(len(shard), device="cpu"), frontier_size)
             live = self._refresh(frontier, outside)
             if len(live) or outside == Key.none():
                 break
@@ -145,14 +141,6 @@ class LazyGreedy:
         chosen, best_left = self._best(live, self._candidates)
         values = torch.stack([shard.norms[chosen], self._maximum[chosen], self._relevance[chosen]], dim=1)
         return Rows(shard.first + chosen, values, shard.rows(chosen), [min(outside, best_left)])
-
-    def _frontier(self, size: int) -> tuple[Tensor, Key]:
-        """So many rows with the best upper bounds, and the best key of the rest."""
-        frontier, outside = self._best(self._pool, size)
-        if self._beyond < outside:  # the pool has too few of them left
-            self._pool, self._beyond = self._best(torch.arange(len(self._shard)), max(_POOL, 4 * size))
-            frontier, outside = self._best(self._pool, size)
-        return frontier, outside
 
     def _best(self, positions: Tensor, count: int) -> tuple[Tensor, Key]:
         """The positions with the best upper bounds, of the rows that can be picked, and the best key of the rest."""
@@ -211,7 +199,7 @@ class LazyGreedy:
     def _pick_non_finite(self) -> None:
         """Picks the rows that are not finite, lowest index first."""
         missing = len(self.index) - self.count
-        positions = (~self._shard.finite & ~self._initial).nonzero().squeeze(1)[:missing]
+        positions = (~self._shard.finite & ~self._is_initial).nonzero().squeeze(1)[:missing]
         index = self.index.new_full((missing,), torch.iinfo(torch.int64).max)
         index[: len(positions)] = self._shard.first + positions
         self.index[self.count :] = self._exchange.gather(index).reshape(-1).sort().values[:missing]

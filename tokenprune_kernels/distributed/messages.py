@@ -60,10 +60,10 @@ class Rows:
         """One message of the same length on all ranks, uint8, on the device of the rows."""
         (outside,) = self.outside
         columns = self.values.shape[1]
-        index = torch.full((capacity + 2,), _NO_INDEX, dtype=torch.int64)
+        index = self.index.new_full((capacity + 2,), _NO_INDEX)
         index[0], index[1] = len(self), outside.index
         index[2 : 2 + len(self)] = self.index
-        values = torch.zeros(capacity + 1, columns)
+        values = self.values.new_zeros(capacity + 1, columns)
         values[0, 0] = outside.score
         values[1 : 1 + len(self)] = self.values
         x = self.x.new_zeros((capacity, self.x.shape[1]))
@@ -80,10 +80,11 @@ class Rows:
         index_end = 8 * (capacity + 2)
         values_end = index_end + 4 * columns * (capacity + 1)
         x_end = values_end + capacity * like.shape[1] * like.itemsize
-        for message in messages:
-            known = message[:values_end].cpu()
+        # In one copy from their device, whose rows begin at multiples of 8 bytes.
+        heads = messages[:, : values_end + values_end % 8].contiguous().cpu()
+        for message, known in zip(messages, heads, strict=True):
             index = known[:index_end].view(torch.int64)
-            values = known[index_end:].view(torch.float32).reshape(-1, columns)
+            values = known[index_end:values_end].view(torch.float32).reshape(-1, columns)
             x = message[values_end:x_end].view(like.dtype).reshape(capacity, like.shape[1])
             count = int(index[0])
             outside.append(Key(float(values[0, 0]), int(index[1])))

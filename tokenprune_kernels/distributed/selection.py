@@ -11,7 +11,7 @@ from torch import Tensor
 from .exchange import Exchange
 from .first_pick import largest_weight, top_outlier
 from .lazy_greedy import LazyGreedy, ScoresOf
-from .messages import Rows
+from .messages import Key, Rows
 from .shard import Shard
 
 
@@ -68,7 +68,8 @@ class Progress:
         initial: Tensor | None = None,
     ) -> None:
         self._exchange, self._rows, self._device = exchange, tuple(rows), parts[0].device
-        self._initial = torch.empty(0, dtype=torch.int64) if initial is None else initial.cpu().contiguous()
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._initial = none if initial is None else initial.cpu().contiguous()
         weight = None if weight is None else weight.detach().cpu().float()
         self._shard = Shard(method, parts, weight, sum(rows[: exchange.rank]))
         self._relevance = None
@@ -95,7 +96,7 @@ class Progress:
             )
             if first is not None:
                 score, row = first
-                greedy.pick(row, torch.tensor([score]))
+                greedy.pick(row, row.values.new_tensor([score]))
         for _ in greedy.rounds():
             yield greedy.count
 
@@ -117,15 +118,12 @@ class Progress:
 
 
 def _rows_at(index: Tensor, shard: Shard, exchange: Exchange, counts: Sequence[int]) -> Rows:
-    """The rows with these global indices, which each rank has some of."""
-    position = index - shard.first
-    mine = (position >= 0) & (position < len(shard))
-    x, norms = shard.empty(len(index)).zero_(), torch.zeros(len(index))
-    x[mine], norms[mine] = shard.rows(position[mine]), shard.norms[position[mine]]
-    owner = torch.bucketize(index, torch.tensor(counts).cumsum(0), right=True)
-    everywhere = torch.arange(len(index))
-    all_x, all_norms = exchange.gather(x.view(torch.uint8)), exchange.gather(norms)
-    return Rows(index, all_norms[owner, everywhere].unsqueeze(1), all_x[owner, everywhere].view(x.dtype))
+    """The rows with these global indices, which each rank has some of, in the order of the indices."""
+    owner = torch.bucketize(index, index.new_tensor(counts).cumsum(0), right=True)
+    most = int(owner.bincount().max())
+    position = index[owner == exchange.rank] - shard.first
+    mine = Rows(shard.first + position, shard.norms[position].unsqueeze(1), shard.rows(position), [Key.none()])
+    return Rows.unpacked(exchange.gather(mine.packed(most)), most, 1, mine.x)
 
 
 def _distance(maximum: Tensor, relevance: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ def divprune(x_local: Tensor, k: int, *, initial: Tensor | None = None, group: P
         x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
             0 and differ between ranks.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
-        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
-            the picks after them.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same in the same order on
+            all ranks, on the device of x_local; k counts the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -66,11 +66,12 @@ def mmr(
     Args:
         x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
             0 and differ between ranks.
-        relevance_local: of each of these rows, ``[n]``, float16, bfloat16, float32 or float64.
+        relevance_local: of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, on the device of
+            x_local.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of relevance, in [0, 1]: 1 ranks by relevance alone, 0 by diversity alone.
-        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
-            the picks after them.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same in the same order on
+            all ranks, on the device of x_local; k counts the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -110,11 +111,12 @@ def idpruner(
     Args:
         x_local: the rows of this rank, ``[n, D]``, float16, bfloat16 or float32, on the CPU or a CUDA device. n may be
             0 and differ between ranks.
-        importance_local: w, of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, in any unit.
+        importance_local: w, of each of these rows, ``[n]``, float16, bfloat16, float32 or float64, in any unit, on the
+            device of x_local.
         k: how many rows to keep of all ranks together, ``0 <= k <= N``.
         lam: weight of importance, in [0, 1]: 1 ranks by importance alone, 0 by diversity alone.
-        initial: global indices of rows that count as selected already, int64 ``[M]``, the same on all ranks; k counts
-            the picks after them.
+        initial: global indices of rows that count as selected already, int64 ``[M]``, the same in the same order on
+            all ranks, on the device of x_local; k counts the picks after them.
         group: the processes; by default all of them, or this one alone where torch.distributed is not initialised.
 
     Returns:
@@ -149,7 +151,7 @@ def _select(
     exchange = Exchange(group, x.device if isinstance(x, Tensor) else None)
     name = METHODS[method].weight
     given = {} if name is None else {f"{name}_local": weight}
-    k, lam, rows = agree(exchange, f"distributed.{method}", [x], k, lam, given, initial)
+    k, lam, rows = agree(exchange, f"distributed.{method}", method, [x], k, lam, given, initial)
     progress = Progress(method, [x], weight, k, lam, exchange, rows, initial)
     for _ in progress.rounds():
         pass

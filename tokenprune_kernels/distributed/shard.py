@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import BACKENDS, backend_of
-from .messages import Key
+from .messages import Key, Rows
 
 _ELEMENTS_AT_A_TIME = 1 << 22
 """Of similarities, or of copies of rows. This bounds the memory."""
@@ -68,18 +68,30 @@ class Shard:
         """Likewise, on the device of the rows."""
         return self._backend.similarities(x, norms_x.to(x.device), y, norms_y.to(y.device))
 
-    def similarities_of_all(self, x: Tensor, norms: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The similarities of all rows of this rank to others, so many rows at a time that they take little memory.
+    def similarities_to(self, x: Tensor, norm: Tensor) -> Tensor:
+        """The similarities of all rows of this rank to one row ``[1, D]``: float32 ``[n]``."""
+        parts = [made.squeeze(1).cpu() for _, made in self._similarities_of_all(x, norm)]
+        return torch.cat(parts) if parts else self.norms.new_empty(0)
 
-        Yields:
-            positions, and their similarities, float32 ``[positions, rows of x]``.
-        """
+    def nearest_to(self, rows: Rows) -> Tensor:
+        """The largest similarity of rows of any rank to another finite row of this one: float32 ``[rows]``."""
+        nearest = rows.x.new_full((len(rows),), -torch.inf, dtype=torch.float32)
+        position = rows.index - self.first
+        for here, similarities in self._similarities_of_all(rows.x, rows.norms):
+            similarities[~self.finite[here]] = -torch.inf
+            own = ((position >= here.start) & (position < here.stop)).nonzero().squeeze(1)
+            similarities[position[own] - here.start, own] = -torch.inf
+            nearest = torch.maximum(nearest, similarities.amax(dim=0))
+        return nearest.cpu()
+
+    def _similarities_of_all(self, x: Tensor, norms: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The positions of some rows of this rank, and their similarities to others, on the device of the rows."""
         most = max(1, _ELEMENTS_AT_A_TIME // max(1, len(x)))
         for part, begin in self._begins():
             for start in range(0, len(part), most):
                 rows = part[start : start + most]
                 positions = slice(begin + start, begin + start + len(rows))
-                yield positions, self.similarities_between(rows, self.norms[positions], x, norms)
+                yield positions, self._similarities(rows, self.norms[positions], x, norms)
 
     def outliers(self, count: int) -> tuple[Tensor, Tensor, Key]:
         """Of each tensor, the finite rows whose nearest other rows there are farthest, ``count`` if there are so many.
@@ -88,25 +100,20 @@ class Shard:
             their positions, these distances, float32, and the last key of a tensor that has other finite rows: no
             other row comes before the best of these.
         """
-        positions, scores, outside = [], [], Key.none()
+        positions = [self.norms.new_empty(0, dtype=torch.int64)]
+        scores, outside = [self.norms.new_empty(0)], Key.none()
         for part, begin in self._begins():
-            finite = self.finite[begin : begin + len(part)].nonzero().squeeze(1)
-            if len(finite) == 0:
-                continue
-            some = part if len(finite) == len(part) else part[finite]
-            found, distances = (made.cpu() for made in self._backend.outliers(some, count))
-            positions.append(begin + finite[found])
+            found, distances = (made.cpu() for made in self._backend.outliers(part, count))
+            positions.append(begin + found)
             scores.append(distances)
-            if len(found) < len(finite):
+            if len(found) < int(self.finite[begin : begin + len(part)].sum()):
                 outside = min(outside, Key(float(distances[-1]), self.first + int(positions[-1][-1])))
-        if not positions:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0), outside
         return torch.cat(positions), torch.cat(scores), outside
 
     @property
     def parts(self) -> int:
-        """How many tensors hold the rows."""
-        return len(self._parts)
+        """How many tensors hold rows."""
+        return sum(len(part) > 0 for part in self._parts)
 
     def position(self, index: int) -> int | None:
         """The position of a row by its global index; None if another rank has it."""

@@ -70,7 +70,7 @@ struct Picks {
   bool complete() const { return count == k; }
   void add(Key key) {
     indices[count] = key.index + offset;
-    if (scores != nullptr) scores[count] = key.score;
+    if (scores != nullptr) scores[count] = key.score + 0.0f;  // never -0.0: equal scores look alike
     ++count;
   }
 };

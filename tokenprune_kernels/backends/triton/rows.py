@@ -10,11 +10,16 @@ import triton
 from torch import Tensor
 
 from . import configs, kernels, runtime
-from .forms.base import Tokens, ceil_div, tile_constants
+from .forms.base import Tokens, ceil_div, tile_constants, with_unit_stride
 
 
 def instruction_set(x: Tensor) -> str:
-    """What the bits of similarities depend on: the compiler, and the device."""
+    """What the bits of similarities depend on: the compiler, and the device.
+
+    Raises:
+        RuntimeError: the device is older than compute capability 8.0.
+    """
+    runtime.architecture(x.device)
     if not x.is_cuda:
         return f"triton {triton.__version__}, interpreted"
     major, minor = torch.cuda.get_device_capability(x.device)
@@ -66,10 +71,11 @@ def similarities(x: Tensor, norms_x: Tensor, y: Tensor, norms_y: Tensor) -> Tens
 
 
 def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The rows of x whose nearest other rows are farthest, best first, and these distances, float32.
+    """The finite rows of x whose nearest other rows are farthest, best first, and these distances, float32.
 
     All pairs of rows are compared, so many rows at a time that the similarities stay below the workspace limit.
     """
+    x = with_unit_stride(x)
     norms = reciprocal_norms(x)
     nearest = torch.empty_like(norms)
     step = max(1, runtime.current().workspace_limit // (4 * max(1, len(x))))
@@ -78,5 +84,9 @@ def outliers(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         to_all = similarities(x[some], norms[some], x, norms)
         to_all.diagonal(first).fill_(-torch.inf)  # a row is not its own neighbour
         nearest[some] = to_all.amax(dim=1)
-    distances, rows = (1.0 - nearest).sort(descending=True, stable=True)  # of equals, the lowest first
-    return rows[:count], distances[:count]
+        del to_all  # before the next ones are made
+    finite = norms > 0
+    distances = torch.where(finite, 1.0 - nearest, -torch.inf)
+    distances, rows = distances.sort(descending=True, stable=True)  # of equals, the lowest first
+    most = min(count, int(finite.sum()))
+    return rows[:most], distances[:most]
