@@ -5,6 +5,7 @@ import itertools
 import torch
 
 import tokenprune_kernels
+from tests.distributed.ranks import everywhere
 from tokenprune_kernels import distributed
 from tokenprune_kernels.methods import METHODS
 
@@ -34,14 +35,10 @@ def check(ranks, method, x, weight, k, lam, cuts, initial=None, expected=None, p
     indices, scores = expected or expected_of(method, x, weight, k, lam, initial, *place)
     bounds = [0, *sorted(cuts), len(x)]
     pieces = list(itertools.pairwise(bounds))
-    if ranks is None:
-        answers = [select(method, x, weight, k, lam, initial, *place)]
-    else:
-        size = ranks.size
-        shards = [x[begin:end].clone() for begin, end in pieces]
-        weights = [weight[begin:end].clone() for begin, end in pieces]
-        same = ([each] * size for each in (k, lam, initial, *place))
-        answers = ranks.call(select, [method] * size, shards, weights, *same)
+    shards = [x[begin:end].clone() for begin, end in pieces]
+    weights = [weight[begin:end].clone() for begin, end in pieces]
+    same = ([each] * len(pieces) for each in (k, lam, initial, *place))
+    answers = everywhere(ranks, select, [method] * len(pieces), shards, weights, *same)
     for (begin, end), answer in zip(pieces, answers, strict=True):
         assert not isinstance(answer, Exception), answer
         found, won, local, _ = answer

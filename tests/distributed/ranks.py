@@ -63,6 +63,13 @@ class Ranks:
             process.join()
 
 
+def everywhere(ranks, function, *arguments):
+    """What `Ranks.call` returns, where None is this process alone."""
+    if ranks is None:
+        return [function(*(argument[0] for argument in arguments))]
+    return ranks.call(function, *arguments)
+
+
 def joined(size):
     """For a fixture: so many ranks, which end with it; None where one process needs no others."""
     if size == 1:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.distributed.one_process import SELECTORS, check, even_cuts, expected_of, select
-from tests.distributed.ranks import joined
+from tests.distributed.ranks import everywhere, joined
 from tests.support.inputs import exact_tokens, gaussian_tokens, random_weight
 from tokenprune_kernels import distributed
 from tokenprune_kernels.distributed import first_pick, lazy_greedy, shard
@@ -105,6 +105,27 @@ def test_ties_take_no_collective_each(ranks, method):
         assert check(ranks, method, x, torch.ones(2_000), 400, 0.5, even_cuts(ranks, 2_000)) < 25
 
 
+def selects_while_flushing(method, x, weight):
+    torch.set_flush_denormal(True)
+    try:
+        indices, scores, *_ = select(method, x, weight, 6, 1.0)
+        return indices, scores, bool(torch.tensor(1e-40) == 0)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("method", ["mmr", "idpruner"])
+def test_subnormal_weights_count_whatever_the_caller_flushes(ranks, method):
+    x, weight = gaussian_tokens(30, 16), torch.arange(30) * 1e-41
+    size = 1 if ranks is None else ranks.size
+    expected = expected_of(method, x, weight, 6, 1.0)
+    given = [method] * size, [*x.tensor_split(size)], [*weight.tensor_split(size)]
+    for indices, scores, flushes in everywhere(ranks, selects_while_flushing, *given):
+        assert torch.equal(indices, expected[0])
+        assert torch.equal(scores, expected[1])
+        assert flushes  # as before
+
+
 def selects_with_other_defaults(dtype, device, method, x, weight, initial):
     """The picks, where tensors are of this dtype and on this device unless somebody says otherwise."""
     torch.set_default_dtype(dtype)
@@ -126,8 +147,7 @@ def test_default_dtype_and_device_change_nothing(ranks, method, dtype):
         expected = expected_of(method, x, weight, 20, 0.5, initial)
         given = [[dtype] * size, ["meta"] * size, [method] * size, [*x.tensor_split(size)]]
         given += [[*weight.tensor_split(size)], [initial] * size]
-        call = ranks.call if ranks else lambda *lists: [lists[0](*(each[0] for each in lists[1:]))]
-        for found in call(selects_with_other_defaults, *given):
+        for found in everywhere(ranks, selects_with_other_defaults, *given):
             assert torch.equal(found[0], expected[0])
             assert torch.equal(found[1], expected[1])
 
@@ -186,12 +206,23 @@ def test_any_split_of_any_rows(ranks, data):
 
 
 @pytest.mark.parametrize("method", SELECTORS)
-@pytest.mark.parametrize(("times_the_candidates", "share"), [(1, 700), (1, 2), (0, 700)])
-def test_the_size_of_the_frontier_changes_nothing(monkeypatch, method, times_the_candidates, share):
-    monkeypatch.setattr(lazy_greedy, "_FRONTIER", times_the_candidates)
-    monkeypatch.setattr(lazy_greedy, "_FRONTIER_SHARE", share)
+@pytest.mark.parametrize("least", [1, 8])
+@pytest.mark.parametrize("largest", [1, 2, 700])
+def test_the_size_of_the_frontier_changes_nothing(monkeypatch, method, least, largest):
+    monkeypatch.setattr(lazy_greedy, "_FRONTIER", least)
+    monkeypatch.setattr(lazy_greedy, "_LARGEST_FRONTIER", largest)
     for x in (gaussian_tokens(700, 16), exact_tokens(700, 16, non_zeros=4)):
         check(None, method, x, random_weight(700).mul(4).round(), 350, 0.5, [])
+
+
+def test_the_frontier_grows_while_picks_are_few():
+    rows = shard.Shard("divprune", [gaussian_tokens(40_000, 4)], None, 0)
+    greedy = lazy_greedy.LazyGreedy(rows, Exchange(None), lambda maximum, _: 1.0 - maximum, rows.norms, 1_000)
+    sizes = []
+    for picks in (1, 1, 1, 100, 250, 250, 250):  # of 250 candidates
+        greedy._fit_frontier(picks)
+        sizes.append(greedy._frontier)
+    assert sizes == [4_000, 5_000, 5_000, 5_000, 2_500, 2_000, 2_000]
 
 
 @pytest.mark.parametrize(("files", "proposals"), [(1, 1), (2, 16)])

@@ -21,7 +21,7 @@ ScoresOf = Callable[[Tensor, Tensor], Tensor]
 """From each row's largest similarity to a pick, and its relevance, to its score."""
 
 _FRONTIER = 8  # times the candidates, at least
-_FRONTIER_SHARE = 16  # or one of so many rows
+_LARGEST_FRONTIER = 8  # one of so many rows, at most
 _PICKS_PER_UPDATE = 64  # at least
 
 
@@ -45,6 +45,7 @@ class LazyGreedy:
         new, most = shard.norms, initial_rows + k  # new tensors are of this dtype, on the CPU
         self._shard, self._exchange, self._scores_of, self._relevance = shard, exchange, scores_of, relevance
         self._candidates = candidates_of_a_round(k, exchange.size)
+        self._frontier = self._least_frontier = _FRONTIER * self._candidates
         self._maximum = torch.full_like(new, -torch.inf)
         self._seen = torch.zeros_like(new, dtype=torch.int64)
         self._bounds = torch.full_like(new, -torch.inf)  # -inf of rows that cannot be picked
@@ -124,20 +125,29 @@ class LazyGreedy:
             scores = self._scores_of(maximum, relevance)
             available = torch.where(available == -torch.inf, available, scores)
             available[place] = -torch.inf
+        self._fit_frontier(len(picked))
         self.pick(rows.at(rows.index.new_tensor(picked)), maximum.new_tensor(won))
         self._learn(rows.index, maximum, available)
         return True
 
+    def _fit_frontier(self, picks: int) -> None:
+        """Takes more rows in the next round where this one had few picks, and fewer where it had many."""
+        if picks < self._candidates // 4:
+            self._frontier = min(2 * self._frontier, len(self._shard) // _LARGEST_FRONTIER)
+        elif picks > self._candidates // 2:
+            self._frontier //= 2
+        self._frontier = max(self._frontier, self._least_frontier)
+
     def _propose(self) -> Rows:
         """The best rows of this rank, which have seen all picks, with the best key outside."""
         shard = self._shard
-        frontier_size = max(_FRONTIER * self._candidates, len(shard) // _FRONTIER_SHARE)
+        size = self._frontier
         while True:
-            frontier, outside = self._best(torch.arange(len(shard), device="cpu"), frontier_size)
+            frontier, outside = self._best(torch.arange(len(shard), device="cpu"), size)
             live = self._refresh(frontier, outside)
             if len(live) or outside == Key.none():
                 break
-            frontier_size *= 2  # the picks lowered most scores
+            size *= 2  # the picks lowered most scores
         chosen, best_left = self._best(live, self._candidates)
         values = torch.stack([shard.norms[chosen], self._maximum[chosen], self._relevance[chosen]], dim=1)
         return Rows(shard.first + chosen, values, shard.rows(chosen), [min(outside, best_left)])

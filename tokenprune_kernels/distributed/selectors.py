@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from ..methods import METHODS
 from .agreement import agree
 from .exchange import Exchange
+from .float_environment import keeping_subnormal_numbers
 from .selection import Progress, Selection
 
 
@@ -152,7 +153,8 @@ def _select(
     name = METHODS[method].weight
     given = {} if name is None else {f"{name}_local": weight}
     k, lam, rows = agree(exchange, f"distributed.{method}", method, [x], k, lam, given, initial)
-    progress = Progress(method, [x], weight, k, lam, exchange, rows, initial)
-    for _ in progress.rounds():
-        pass
+    with keeping_subnormal_numbers():
+        progress = Progress(method, [x], weight, k, lam, exchange, rows, initial)
+        for _ in progress.rounds():
+            pass
     return progress.selection()
