@@ -115,11 +115,6 @@ class Shard:
         """How many tensors hold rows."""
         return sum(len(part) > 0 for part in self._parts)
 
-    def position(self, index: int) -> int | None:
-        """The position of a row by its global index; None if another rank has it."""
-        position = index - self.first
-        return position if 0 <= position < len(self) else None
-
     def _begins(self) -> Iterator[tuple[Tensor, int]]:
         begin = 0
         for part in self._parts:
