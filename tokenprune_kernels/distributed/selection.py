@@ -118,7 +118,7 @@ class Progress:
 
 
 def _rows_at(index: Tensor, shard: Shard, exchange: Exchange, counts: Sequence[int]) -> Rows:
-    """The rows with these global indices, which each rank has some of, in the order of the indices."""
+    """The rows with these global indices, which each rank has some of, ascending."""
     owner = torch.bucketize(index, index.new_tensor(counts).cumsum(0), right=True)
     most = int(owner.bincount().max())
     position = index[owner == exchange.rank] - shard.first
