@@ -29,7 +29,9 @@ from bench.peers import OPERATOR, RUNNING_MINIMUM
 from tokenprune_kernels import build_info
 from tokenprune_kernels.analysis.progress import Progress
 
-IMPLEMENTATIONS = (OPERATOR.name, RUNNING_MINIMUM.name)
+OURS, ALONE, LOOP = OPERATOR.name, f"{OPERATOR.name}, one thread", RUNNING_MINIMUM.name
+# What takes turns. ALONE is one calling thread that works alone.
+CONTESTANTS = {OURS: OPERATOR.name, ALONE: OPERATOR.name, LOOP: RUNNING_MINIMUM.name}
 SIDES = (24, 54)
 SECONDS, TURN_SECONDS = 5.0, 1.0
 LATE_SECONDS = 0.5
@@ -56,8 +58,8 @@ class Setting:
 
     Attributes:
         processes: how many of them call at once.
-        threads: of each; 0 is torch's default.
-        callers: threads of a process that call at once.
+        threads: of each; 0 is torch's default. ``ALONE`` has one.
+        callers: threads of a process that call at once. ``ALONE`` has one.
         neighbours: other processes, which work for ``busy`` seconds and sleep for ``idle``, at ``nice``.
     """
 
@@ -74,9 +76,7 @@ class Setting:
 
 SETTINGS = (
     Setting("quiet"),
-    Setting("quiet, one thread", threads=1),
     Setting("two processes at once", processes=2),
-    Setting("two processes at once, one thread each", processes=2, threads=1),
     Setting("beside a busy loop", neighbours=1),
     Setting("beside two busy loops", neighbours=2),
     Setting("beside a process that works 4 ms and sleeps 1", neighbours=1, busy=0.004, idle=0.001),
@@ -151,19 +151,19 @@ def _named(key: tuple[str, int, str]) -> dict[str, Any]:
 
 
 def cell(workers: Sequence[Worker], setting: Setting, side: int, dtype: str, seconds: float) -> list[dict[str, Any]]:
-    """The calls of each implementation in a setting, one row each; they take turns."""
+    """The calls of each contestant in a setting, one row each; they take turns."""
     turns = max(1, round(seconds / TURN_SECONDS))
-    answers: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in IMPLEMENTATIONS}
-    for turn, name in itertools.product(range(turns), IMPLEMENTATIONS):
+    answers: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in CONTESTANTS}
+    for turn, name in itertools.product(range(turns), CONTESTANTS):
         # A call may take longer than a turn; then the next turns are left out.
         if sum(each[0]["elapsed"] for each in answers[name]) > turn * seconds / turns + LATE_SECONDS:
             continue
         for worker in workers:
             worker.ask(
                 "run",
-                **_named((name, side, dtype)),
-                threads=setting.threads,
-                callers=setting.callers,
+                **_named((CONTESTANTS[name], side, dtype)),
+                threads=1 if name == ALONE else setting.threads,
+                callers=1 if name == ALONE else setting.callers,
                 seconds=seconds / turns,
             )
         answers[name].append([worker.answer() for worker in workers])
@@ -178,7 +178,7 @@ def cell(workers: Sequence[Worker], setting: Setting, side: int, dtype: str, sec
             "processes": [summed(each, seconds) for each in zip(*answers[name], strict=True)],
             "wrong_calls": any(answer["wrong"] for turn in answers[name] for answer in turn),
         }
-        for name in IMPLEMENTATIONS
+        for name in CONTESTANTS
     ]
 
 
@@ -205,18 +205,20 @@ def measured(settings: Sequence[Setting], sides: Sequence[int], seconds: float) 
         for _ in range(max(setting.processes for setting in settings)):
             workers.append(Worker())
             processes.append(workers[-1].process)
-        keys = [(name, side, dtype) for dtype in dtypes for side in sides for name in IMPLEMENTATIONS]
+        implementations = dict.fromkeys(CONTESTANTS.values())
+        keys = [(name, side, dtype) for dtype in dtypes for side in sides for name in implementations]
         notes = prepared(workers, keys)
         for setting, side, dtype in cells:
             progress.step(f"{setting.name}: {side**2:,} {dtype}")
             with neighbours(setting):
                 made = cell(workers[: setting.processes], setting, side, dtype, seconds)
             for row in made:
-                note = notes[row["implementation"], side, dtype]
+                implementation = CONTESTANTS[row["implementation"]]
+                note = notes[implementation, side, dtype]
                 if row.pop("wrong_calls"):
                     note = "the timed calls picked otherwise than the checked one"
                 row |= {"correct": not note, "note": note}
-                if note and row["implementation"] == OPERATOR.name:
+                if note and implementation == OPERATOR.name:
                     row["processes"] = []
                 rows.append(row)
     return {
@@ -236,25 +238,20 @@ def measured(settings: Sequence[Setting], sides: Sequence[int], seconds: float) 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
     seconds = f"{result['seconds']:g} s"
-    loop = IMPLEMENTATIONS[1]
-    lines = heading(
-        (
-            "`divprune`",
-            "N, k",
-            "dtype",
-            f"ours: calls in {seconds} (median, worst ms)",
-            f"{loop}: calls in {seconds} (median, worst ms)",
-            "times as many calls",
-        )
-    )
-    pairs = zip(result["rows"][::2], result["rows"][1::2], strict=True)
-    for ours, peer in pairs:
-        calls = [sum(each["calls"] for each in row["processes"]) for row in (ours, peer)]
-        ratio = number(calls[0] / calls[1]) if all(calls) else "-"
-        lines.append(line((ours["setting"], ours["size"], ours["dtype"], _calls(ours), _calls(peer), ratio)))
+    cells: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        cells.setdefault((row["setting"], row["size"], row["dtype"]), {})[row["implementation"]] = row
+    # An earlier version of this benchmark had settings with one thread in the place of ALONE.
+    shown = [name for name in CONTESTANTS if any(name in cell for cell in cells.values())]
+    titles = [f"{name.replace(OPERATOR.name, 'ours')}: calls in {seconds} (median, worst ms)" for name in shown]
+    times = [f"times as many calls as {'with one thread' if name == ALONE else 'the loop'}" for name in shown[1:]]
+    lines = heading(("`divprune`", "N, k", "dtype", *titles, *times))
+    for key, cell in cells.items():
+        ratios = [_times(cell[OURS], cell[name]) for name in shown[1:]]
+        lines.append(line((*key, *(_calls(cell[name]) for name in shown), *ratios)))
     machine = result["machine"]
     sentence = (
-        f"A photograph, D = {machine['depth']:,}; the two implementations take turns. "
+        f"A photograph, D = {machine['depth']:,}; they take turns. "
         f"{machine['processor']} ({machine['instruction_sets'][-1]}), {machine['threads']} threads unless said "
         f"otherwise, torch {machine['torch']}."
     )
@@ -262,6 +259,11 @@ def table(result: dict[str, Any]) -> str:
         f"{row['implementation']} {row['size']} {row['dtype']}: {row['note']}" for row in result["rows"] if row["note"]
     )
     return "\n".join([*lines, "", sentence, *([f"Wrong picks: {'; '.join(wrong)}."] if wrong else [])])
+
+
+def _times(ours: dict[str, Any], other: dict[str, Any]) -> str:
+    calls = [sum(each["calls"] for each in row["processes"]) for row in (ours, other)]
+    return number(calls[0] / calls[1]) if all(calls) else "-"
 
 
 def _calls(row: dict[str, Any]) -> str:
@@ -297,4 +299,4 @@ def main(arguments: Sequence[str]) -> int:
     else:
         files.write(files.file_name("load", result["machine"]["processor"]), result)
         render.write()
-    return 1 if any(row["note"] and row["implementation"] == OPERATOR.name for row in result["rows"]) else 0
+    return 1 if any(row["note"] and row["implementation"] == OURS for row in result["rows"]) else 0

@@ -144,7 +144,7 @@ def test_the_implementations_take_turns_in_every_setting(monkeypatch):
     monkeypatch.setattr(load, "Worker", Scripted)
     settings = [
         load.Setting("quiet"),
-        load.Setting("two", processes=2, threads=1),
+        load.Setting("two", processes=2, threads=8, callers=4),
         load.Setting("nice", neighbours=1, dtypes=("bfloat16", "float32")),
     ]
     Scripted.asked = []
@@ -159,13 +159,16 @@ def test_the_implementations_take_turns_in_every_setting(monkeypatch):
             ("nice", "bfloat16", 1),
             ("nice", "float32", 1),
         )
-        for implementation in load.IMPLEMENTATIONS
+        for implementation in load.CONTESTANTS
     ]
     runs = [request for _, do, request in Scripted.asked if do == "run"]
-    assert [each["implementation"] for each in runs[:6]] == [*load.IMPLEMENTATIONS] * 3
+    asked = [(each["implementation"], each["threads"], each["callers"]) for each in runs]
+    ours, loop = load.OPERATOR.name, load.RUNNING_MINIMUM.name
+    assert asked[:9] == [(ours, 0, 1), (ours, 1, 1), (loop, 0, 1)] * 3
+    assert asked[9:15] == [(ours, 8, 4)] * 2 + [(ours, 1, 1)] * 2 + [(loop, 8, 4)] * 2
     assert all(each["seconds"] == 1.0 for each in runs)
-    assert measured["rows"][0]["correct"] is True
-    assert measured["rows"][1]["note"] == "pick 3: wrong"
+    assert [each["note"] for each in measured["rows"][:3]] == ["", "", "pick 3: wrong"]
+    assert [each["correct"] for each in measured["rows"][:3]] == [True, True, False]
     assert all(worker.process.poll() is not None for worker, _, _ in Scripted.asked)
     json.dumps(measured)
 
@@ -176,21 +179,34 @@ def test_calls_longer_than_a_turn_take_fewer_turns(monkeypatch):
     Scripted.asked = []
     load.measured([load.Setting("quiet")], (4,), 6.0)
     runs = [request["implementation"] for _, do, request in Scripted.asked if do == "run"]
-    assert [runs.count(name) for name in load.IMPLEMENTATIONS] == [6, 2]
+    assert [runs.count(load.CONTESTANTS[name]) for name in (load.OURS, load.LOOP)] == [6 + 6, 2]
 
 
 def test_the_table_adds_up_processes_and_names_the_worst():
+    wrong = row("tokenprune", note="pick 1: wrong") | {"setting": "two"}
     rows = [
         row("tokenprune", (100.4, 2.0, 9.0), (300.2, 4.0, 30.0)),
+        row("tokenprune, one thread", (100.0, 2.0, 9.0), (150.0, 4.0, 9.0)),
         row("running-minimum loop", (40.0, 20.0, 60.0), (4.25, 22.0, 70.0), note="pick 3: wrong"),
-        row("tokenprune", note="pick 1: wrong"),
-        row("running-minimum loop", (40.0, 20.0, 60.0)),
+        wrong,
+        wrong | {"implementation": "tokenprune, one thread"},
+        row("running-minimum loop", (40.0, 20.0, 60.0)) | {"setting": "two"},
     ]
     lines = load.table(result(rows)).splitlines()
-    assert lines[2] == "| quiet | 576, k = 58 | bfloat16 | 100 + 300 (3.00, 30.0) | 40 + 4.2 (21.0, 70.0) | 9.05 |"
-    assert lines[3] == "| quiet | 576, k = 58 | bfloat16 | none: wrong picks | 40 (20.0, 60.0) | - |"
+    assert lines[2] == (
+        "| quiet | 576, k = 58 | bfloat16 | 100 + 300 (3.00, 30.0) | 100 + 150 (3.00, 9.00) | 40 + 4.2 (21.0, 70.0) "
+        "| 1.60 | 9.05 |"
+    )
+    none = "none: wrong picks"
+    assert lines[3] == f"| two | 576, k = 58 | bfloat16 | {none} | {none} | 40 (20.0, 60.0) | - | - |"
     assert "Some CPU (fast), 2 threads" in lines[5]
     assert lines[6].startswith("Wrong picks: running-minimum loop 576, k = 58 bfloat16: pick 3: wrong; tokenprune")
+
+
+def test_a_result_without_one_thread_has_no_column_for_it():
+    rows = [row("tokenprune", (100.0, 2.0, 9.0)), row("running-minimum loop", (40.0, 20.0, 60.0))]
+    lines = load.table(result(rows)).splitlines()
+    assert lines[2] == "| quiet | 576, k = 58 | bfloat16 | 100 (2.00, 9.00) | 40 (20.0, 60.0) | 2.50 |"
 
 
 def test_a_whole_run_is_written(monkeypatch, capsys):
@@ -219,6 +235,6 @@ def test_the_loop_is_a_peer_of_the_benchmark():
 def test_workers_and_neighbours_of_other_processes():
     settings = [load.Setting("quiet"), load.Setting("two", processes=2, neighbours=1, nice=10)]
     measured = load.measured(settings, (6,), 0.1)
-    assert [len(each["processes"]) for each in measured["rows"]] == [1, 1, 2, 2]
+    assert [len(each["processes"]) for each in measured["rows"]] == [1, 1, 1, 2, 2, 2]
     assert all(process["calls"] > 0 for each in measured["rows"] for process in each["processes"])
     assert measured["rows"][0]["correct"] is True

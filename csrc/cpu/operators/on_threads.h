@@ -35,7 +35,10 @@ void for_each_item(const std::vector<double>& work, const Select& select) {
   InterruptCheck interrupts;
   InterruptCheck* const checked = alone ? nullptr : &interrupts;
   const int threads = alone ? 1 : thread_count();
-  ThreadTeam::get().run_with(run_on_threads_of_torch, threads, [&] { for_each_item(work, threads, checked, select); });
+  const auto select_all = [&] { for_each_item(work, threads, checked, select); };
+  // A region of torch's pool has all of its threads, and each of them has to get a processor before the region ends.
+  if (torch::stable::get_num_threads() > static_cast<std::uint32_t>(threads)) return select_all();
+  ThreadTeam::get().run_with(run_on_threads_of_torch, threads, select_all);
 }
 
 inline void force_threads(int64_t threads) {

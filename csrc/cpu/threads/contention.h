@@ -28,13 +28,14 @@ inline Nanoseconds thread_time() {
   return Nanoseconds{1'000'000'000} * time.tv_sec + time.tv_nsec;
 }
 
-// A time in which something is not tried. One that did not help for long is followed by one of twice the length.
+// A time in which something is not tried. One that did not help for long is followed by one of four times the length:
+// each try under contention costs some milliseconds.
 class Pause {
  public:
   constexpr Pause(Nanoseconds shortest, Nanoseconds longest) : shortest_(shortest), longest_(longest) {}
   bool over(Nanoseconds now) const { return now >= until_; }
   void begin(Nanoseconds now) {
-    length_ = now < until_ + kLongTime ? std::min(2 * length_, longest_) : shortest_;
+    length_ = now < until_ + kLongTime ? std::min(4 * length_, longest_) : shortest_;
     until_ = now + length_;
   }
 
@@ -89,7 +90,7 @@ class Contention {
     elapsed_sum_ = absent_sum_ = 0.0;
   }
 
-  Pause alone_{20 * kMillisecond, 250 * kMillisecond}, own_helpers_{250 * kMillisecond, 4000 * kMillisecond};
+  Pause alone_{20 * kMillisecond, 1000 * kMillisecond}, own_helpers_{250 * kMillisecond, 4000 * kMillisecond};
   bool borrowed_ = false;
   Nanoseconds wall_ = 0, running_ = 0;
   double elapsed_sum_ = 0.0, absent_sum_ = 0.0;

@@ -165,20 +165,17 @@ void ThreadTeam::run(Job& job) {
   job.threads = static_cast<int>(std::min<std::int64_t>({job.threads, job.pieces(), kMostThreads}));
   // Items of a batch are long: helpers do them in whatever time they get.
   Slot* const slot = job.threads > 1 && (outer || !contention.present()) ? open(job) : nullptr;
-  if (slot == nullptr) {
-    for (std::int64_t piece = 0; piece < job.pieces(); ++piece) job.do_piece(piece, 0);
-  } else {
-    std::int64_t piece;
-    while (take_piece(*slot, job, piece)) job.do_piece(piece, 0);
-    try {
-      wait_for_helpers(*slot, outer);
-    } catch (...) {
-      job.fail(std::current_exception());
-      wait_for_helpers(*slot, false);
-    }
-    close(*slot);
-    if (!outer && job.wakes) contention.look();
+  if (slot == nullptr) return job.function(job.context, 0, job.count, 0);
+  std::int64_t piece;
+  while (take_piece(*slot, job, piece)) job.do_piece(piece, 0);
+  try {
+    wait_for_helpers(*slot, outer);
+  } catch (...) {
+    job.fail(std::current_exception());
+    wait_for_helpers(*slot, false);
   }
+  close(*slot);
+  if (!outer && job.wakes) contention.look();
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
