@@ -15,7 +15,7 @@ namespace tokenprune::cpu::avx2 {
 namespace {
 
 constexpr std::int64_t kLanes = 16;
-constexpr int kBlockRows = 2, kBlockColumns = 2;
+constexpr int kBlockRows = 2, kBlockColumns = 2, kChunksOfRow = 2;
 
 struct Lanes {
   __m256 low, high;

@@ -17,7 +17,7 @@ namespace {
 
 #include "avx512_lanes.inc"
 
-constexpr int kBlockRows = 6, kBlockColumns = 4;
+constexpr int kBlockRows = 6, kBlockColumns = 4, kChunksOfRow = 4;
 
 template <class T>
 struct Elements {

@@ -11,7 +11,7 @@ namespace tokenprune::cpu::portable {
 namespace {
 
 constexpr std::int64_t kLanes = 16;
-constexpr int kBlockRows = 2, kBlockColumns = 2;
+constexpr int kBlockRows = 2, kBlockColumns = 2, kChunksOfRow = 2;
 
 struct Lanes {
   float value[kLanes];

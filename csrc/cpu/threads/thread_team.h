@@ -32,8 +32,8 @@ constexpr int kMostThreads = 1024;
 struct Job {
   using Function = void (*)(const void* context, std::int64_t begin, std::int64_t end, int thread);
 
-  // Called for each piece of [0, count), at most `grain` long, or for all of it where nobody helps. Threads are numbered
-  // from 0, the caller.
+  // Called for each piece of [0, count), at most `grain` long, or once for all of it where nobody helps. Threads are
+  // numbered from 0, the caller.
   Function function;
   const void* context;
   std::int64_t count;
