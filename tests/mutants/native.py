@@ -270,4 +270,20 @@ MUTANTS = (
         "TOKENPRUNE_CHECK(sums[i] + 1 >= sums[i - 1],",
         "A prefix sum that decreases by one is taken.",
     ),
+    Mutant(
+        "pool-larger-than-the-machine-borrowed",
+        "operators",
+        f"{CSRC}/operators/on_threads.h",
+        "  if (torch::stable::get_num_threads() > static_cast<std::uint32_t>(threads)) return select_all();\n",
+        "",
+        "A call waits for every thread of a pool that has more threads than there are processors.",
+    ),
+    Mutant(
+        "chunks-in-reverse-order",
+        "kernels",
+        f"{CSRC}/kernels/dot_products.inc",
+        "for (int k = 1; k < K; ++k) total = Lanes::add(total, sum[k][c]);",
+        "for (int k = K - 1; k > 0; --k) total = Lanes::add(total, sum[k][c]);",
+        "The dot product of two rows has other bits in a tile than by itself.",
+    ),
 )

@@ -91,6 +91,16 @@ def test_every_size_gives_the_same_bits(tokens, method, sizes, dtype):
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
+def test_long_rows_have_the_same_bits_by_row_and_by_tile(dtype, method):
+    x, weight = clustered_tokens(60, 7 * 1_024 + 5, clusters=9).to(dtype), random_weight(60)
+    with block_sizes(PLAIN):  # products by tile, but for those of the norms
+        expected = scored(method, x, weight, 30, 0.5)
+    with block_sizes(BlockSizes(7, 2, 3, 16, 33, 1)):
+        assert all(map(torch.equal, scored(method, x, weight, 30, 0.5), expected))
+
+
 @pytest.mark.parametrize("sizes", [*SIZES, BlockSizes()], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_size_matches_the_oracle(method, sizes):

@@ -1,4 +1,4 @@
-"""An operator that is called inside a parallel region of the OpenMP runtime that torch runs on."""
+"""Operators beside the threads of the OpenMP runtime that torch runs on."""
 
 import shutil
 import subprocess
@@ -43,3 +43,23 @@ print(new[0], new[1] > 0, torch.equal(*found))
 """
     )
     assert result.stdout.split() == ["0", "True", "True"], result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_a_pool_with_more_threads_than_processors_is_not_borrowed():
+    code = """
+import os
+import torch
+import tokenprune_kernels
+
+processors = len(os.sched_getaffinity(0))
+torch.set_num_threads(40 + processors)
+x = torch.randn(600, 1_000)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    torch.ops.tokenprune.divprune(x, 60)
+print(len(os.listdir("/proc/self/task")) - before - processors)
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 30
