@@ -62,7 +62,7 @@ bench: build $(VENV)/peers ## the operators beside their peers, into bench/resul
 bench-throughput: build $(VENV)/peers ## the quick cases under pytest-benchmark
 	$(PY) -m pytest bench --benchmark-enable --benchmark-name=short --benchmark-columns=min,median,max,rounds $(BENCH_OPTIONS)
 
-bench-load: build ## DivPrune on a CPU that other work keeps busy, into bench/results and docs; four minutes
+bench-load: build ## DivPrune on a CPU that other work keeps busy, into bench/results and docs; five minutes
 	$(PY) -m bench load $(BENCH_OPTIONS)
 
 bench-analysis: build $(VENV)/accuracy ## importance against diversity on photographs and saved features, into bench/results and docs
