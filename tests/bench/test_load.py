@@ -220,8 +220,11 @@ def test_a_whole_run_is_written(monkeypatch, capsys):
     for options in (["--only", "nice"], ["--no-write"]):
         assert load.main(options) == 0
     assert len(written) == 1
-    rows[0]["note"] = "pick 1: wrong"
-    assert load.main(["--no-write"]) == 1
+    rows.append(rows[0] | {"implementation": load.ALONE})
+    for wrong, code in ((0, 1), (1, 0), (2, 1)):
+        for number, each in enumerate(rows):
+            each["note"] = "pick 1: wrong" if number == wrong else ""
+        assert load.main(["--no-write"]) == code
     for options in (["--only", "no such"], ["--seconds", "0"]):
         with pytest.raises(SystemExit):
             load.main(options)

@@ -122,7 +122,7 @@ print(torch.equal(found, expected), len(handled) > 2)
     assert result.stdout.split() == ["True", "True"], result.stderr
 
 
-@pytest.mark.parametrize("call", [pytest.param("dense(30_000)", marks=pytest.mark.slow), "dense(30_000, 30_000)"])
+@pytest.mark.parametrize("call", [pytest.param("dense(60_000)", marks=pytest.mark.slow), "dense(60_000, 60_000)"])
 def test_a_selection_in_a_daemon_thread_lets_the_process_end(call):
     code = f"threading.Thread(target=lambda: {call}, daemon=True).start(); time.sleep(0.5); print('end')"
     result = python(SELECT + code)

@@ -40,7 +40,8 @@ void check_loop(const Parallel& parallel, std::int64_t count, std::int64_t grain
   parallel(count, grain, [&](std::int64_t begin, std::int64_t end, int thread) {
     CHECK(thread >= 0 && thread < parallel.threads());
     CHECK(inside[thread].fetch_add(1) == 0);
-    CHECK(begin < end && end <= count && (end - begin <= grain || parallel.threads() == 1));
+    const bool alone = begin == 0 && end == count && thread == 0;
+    CHECK(begin < end && end <= count && (end - begin <= grain || alone));
     if (pause.count() > 0) std::this_thread::sleep_for(pause);
     for (std::int64_t i = begin; i < end; ++i) {
       ++visits[i];
