@@ -251,8 +251,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(line((*key, *(_calls(cell[name]) for name in shown), *ratios)))
     machine = result["machine"]
     sentence = (
-        f"A photograph, D = {machine['depth']:,}; they take turns of a second. One thread is a single calling thread, "
-        "whatever the setting. "
+        f"A photograph, D = {machine['depth']:,}; the implementations take turns of a second. "
+        f"{'One thread is a single calling thread, whatever the setting. ' if ALONE in shown else ''}"
         f"{machine['processor']} ({machine['instruction_sets'][-1]}), {machine['threads']} threads unless said "
         f"otherwise, torch {machine['torch']}."
     )
